@@ -1,0 +1,522 @@
+"""The folder that training writes and the service reads. Safetensors and JSON, never pickle.
+
+manifest.json               what this is; SHA-256 of every other file
+README.md                   model card
+items.jsonl                 the training catalogue, in row order
+llm_vectors.safetensors     `llm` (n, d_llm) of those items
+projection.safetensors      weights of the Projection
+views/NAME.safetensors      `items` (n, W), `present` (n,), `mean` (W,), `covariance` (W, W)
+views/NAME.model.safetensors  weights of the view's SequenceModel
+adapter/                    LoRA, in peft's layout; absent where the LLM was not tuned
+llm/                        the base LLM; absent where the bundle was exported without it
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from models.encoder import BATCH_TOKENS, DTypeName, Encoded, Encoder, dtype_name
+from models.item import Catalogue, InvalidItem, Item, read_items, write_items
+from models.llm import defining_files, fingerprint, fingerprint_folder, sha256_of
+from models.projection import InputScaling, Projection
+from models.prompt import Prompt, PromptTemplate
+from models.scorer import Floats, Scorer, ViewStatistics
+from models.sequence import build, last_states
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+CARD = "README.md"
+NOT_HASHED = {"metrics", "bundle_hash"}  # what changes no answer
+
+
+class BundleError(ValueError):
+    """The folder is no bundle that can be trusted; the message says which file and why."""
+
+
+class LLMSpec(BaseModel):
+    """The base LLM that the LoRA adapter and every vector belong to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    revision: str | None
+    sha256: str
+    included: bool
+
+
+class ProjectionSpec(BaseModel):
+    """Arguments of models.projection.Projection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dims: tuple[int, ...]
+    scaling: InputScaling
+    unit: bool
+
+
+class ViewSpec(BaseModel):
+    """One view: where its vectors come from, what reads a history of them, its weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    width: int
+    source: Literal["projection", "table"] = Field(
+        description="projection: of the LLM vector, so any item has it; table: training items only."
+    )
+    sequence_model: str
+    options: dict[str, int | float]
+    max_history: int
+    weight: float
+
+
+class Manifest(BaseModel):
+    """manifest.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    name: str
+    version: str = Field(description="of the software that exported it")
+    llm: LLMSpec
+    adapter: bool
+    template: PromptTemplate
+    pooling: Literal["mean"]
+    max_tokens: int
+    dtype: Literal["bfloat16", "float32"] = Field(description="the stored LLM vectors ran in it")
+    llm_dim: int
+    projection: ProjectionSpec
+    views: tuple[ViewSpec, ...] = Field(min_length=1)
+    partial_factor: float
+    items: int
+    data: str = Field(description="fingerprint of the training data")
+    files: dict[str, str] = Field(description="path -> SHA-256")
+    metrics: dict[str, Any] = Field(default_factory=dict, description="with their protocol")
+    bundle_hash: str = ""
+
+    def hash(self) -> str:
+        """The hash of all that changes an answer."""
+        facts = self.model_dump(mode="json", exclude=NOT_HASHED)
+        facts["files"].pop(CARD, None)
+        return _digest(facts)
+
+
+def _digest(facts: object) -> str:
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TrainedView:
+    """One view as training hands it over.
+
+    Attributes:
+        model: the SequenceModel that reads it.
+        items: (n, W) float32 in catalogue order; rows where `present` is False are ignored.
+        present: (n,) bool, the items that have this view.
+        trained: (n,) bool, the items its statistics are taken over.
+    """
+
+    name: str
+    source: Literal["projection", "table"]
+    sequence_model: str
+    options: Mapping[str, int | float]
+    max_history: int
+    weight: float
+    model: torch.nn.Module
+    items: Floats
+    present: NDArray[np.bool_]
+    trained: NDArray[np.bool_]
+
+    @property
+    def statistics(self) -> ViewStatistics:
+        """Mean and covariance over the training items."""
+        return ViewStatistics.of(self.items[self.trained & self.present])
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    llm: Path,
+    llm_name: str,
+    llm_revision: str | None,
+    include_llm: bool,
+    adapter: Path | None,
+    template: PromptTemplate,
+    max_tokens: int,
+    dtype: Literal["bfloat16", "float32"],
+    catalogue: Catalogue,
+    llm_vectors: Floats,
+    projection: Projection,
+    projection_spec: ProjectionSpec,
+    views: Sequence[TrainedView],
+    partial_factor: float,
+    data: str,
+    metrics: Mapping[str, Any],
+    card: str,
+) -> Manifest:
+    """Write a bundle whole or not at all, replacing one that stands there.
+
+    Args:
+        llm: folder of the base LLM; copied in when `include_llm`, else named by its fingerprint.
+        llm_vectors: (n, d_llm) float32 in catalogue order.
+        card: Markdown for README.md.
+
+    Raises:
+        BundleError: shapes disagree or a vector is not finite.
+    """
+    for label, array in [("llm_vectors", llm_vectors), *((v.name, v.items) for v in views)]:
+        if len(array) != len(catalogue):
+            raise BundleError(f"{label} has {len(array)} rows for {len(catalogue)} items")
+        if not np.isfinite(array).all():
+            raise BundleError(f"{label} holds a number that is not finite")
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "views").mkdir(parents=True)
+    write_items(partial / "items.jsonl", catalogue)
+    save_arrays({"llm": llm_vectors}, partial / "llm_vectors.safetensors")
+    save_tensors(_contiguous(projection), partial / "projection.safetensors")
+    for view in views:
+        statistics = view.statistics
+        arrays = {
+            "items": np.ascontiguousarray(view.items),
+            "present": np.ascontiguousarray(view.present),
+            "mean": statistics.mean,
+            "covariance": statistics.covariance,
+        }
+        save_arrays(arrays, partial / "views" / f"{view.name}.safetensors")
+        save_tensors(_contiguous(view.model), partial / "views" / f"{view.name}.model.safetensors")
+    if adapter:
+        (partial / "adapter").mkdir()
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(adapter / file, partial / "adapter" / file)
+    if include_llm:
+        (partial / "llm").mkdir()
+        for path in defining_files(llm):
+            shutil.copyfile(path, partial / "llm" / path.name)
+    (partial / CARD).write_text(card)
+
+    manifest = Manifest(
+        format=FORMAT,
+        name=name,
+        version=version,
+        llm=LLMSpec(
+            name=llm_name,
+            revision=llm_revision,
+            sha256=fingerprint_folder(llm),
+            included=include_llm,
+        ),
+        adapter=adapter is not None,
+        template=template,
+        pooling="mean",
+        max_tokens=max_tokens,
+        dtype=dtype,
+        llm_dim=llm_vectors.shape[1],
+        projection=projection_spec,
+        views=tuple(
+            ViewSpec(
+                name=view.name,
+                width=view.items.shape[1],
+                source=view.source,
+                sequence_model=view.sequence_model,
+                options=dict(view.options),
+                max_history=view.max_history,
+                weight=view.weight,
+            )
+            for view in views
+        ),
+        partial_factor=partial_factor,
+        items=len(catalogue),
+        data=data,
+        files={str(path.relative_to(partial)): sha256_of(path) for path in _files(partial)},
+        metrics=dict(metrics),
+    )
+    manifest = manifest.model_copy(update={"bundle_hash": manifest.hash()})
+    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    for path in [*_files(partial), partial / "views", partial]:
+        _fsync(path)
+
+    previous = folder.with_name(f".{folder.name}.previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.rename(previous)
+    partial.rename(folder)
+    _fsync(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+    return manifest
+
+
+def _contiguous(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle whose every file is present, unchanged and listed.
+
+    Raises:
+        BundleError: one is not; says which.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
+    try:
+        fields = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{path} is not whole JSON ({error}); export the bundle again") from None
+    found = fields.get("format") if isinstance(fields, dict) else None
+    if found != FORMAT:
+        raise BundleError(f"{path} has format {found}; this version reads format {FORMAT}")
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {field}: {first['msg']}") from None
+    if manifest.hash() != manifest.bundle_hash:
+        raise BundleError(f"{path} was edited: its bundle_hash does not match what it says")
+
+    present = {str(file.relative_to(folder)): file for file in _files(folder)}
+    present.pop(MANIFEST)
+    for name in sorted(manifest.files.keys() - present.keys()):
+        raise BundleError(f"{folder / name} is missing; the manifest lists it")
+    for name in sorted(present.keys() - manifest.files.keys()):
+        raise BundleError(f"{folder / name} is not in the manifest; remove it")
+    for name, file in present.items():
+        if sha256_of(file) != manifest.files[name]:
+            raise BundleError(f"{file} is not what was exported: its SHA-256 differs")
+    return manifest
+
+
+class Bundle:
+    """A bundle in memory: numpy in, numpy out. Made by Bundle.open.
+
+    `encode` and `states` run torch and are not to be called from two threads at once; the
+    rest is read-only.
+
+    Attributes:
+        manifest: what manifest.json says.
+        catalogue: the training items, in row order.
+        llm_vectors: (n, d_llm) float32 of those items.
+        scorer: the Scorer over this bundle's views.
+        encoder_hash: LLM, LoRA, template, pooling, runtime dtype; what a cached LLM vector
+            depends on.
+        bundle_hash: all that changes an answer.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: Encoder,
+        catalogue: Catalogue,
+        llm_vectors: Floats,
+        projection: Projection,
+        models: Mapping[str, torch.nn.Module],
+        tables: Mapping[str, tuple[Floats, NDArray[np.bool_]]],
+        scorer: Scorer,
+    ) -> None:
+        self.manifest = manifest
+        self.catalogue = catalogue
+        self.llm_vectors = llm_vectors
+        self.scorer = scorer
+        self.views: dict[str, ViewSpec] = {view.name: view for view in manifest.views}
+        self.bundle_hash = manifest.bundle_hash
+        self.dtype = dtype_name(encoder.dtype)
+        self.encoder_hash = _digest(
+            {
+                "llm": manifest.llm.sha256,
+                "adapter": {
+                    name: digest
+                    for name, digest in manifest.files.items()
+                    if name.startswith("adapter/")
+                },
+                "template": manifest.template.model_dump(mode="json"),
+                "pooling": manifest.pooling,
+                "max_tokens": manifest.max_tokens,
+                "dtype": self.dtype,
+                "quantisation": None,
+            }
+        )
+        self._encoder = encoder
+        self._projection = projection
+        self._models = models
+        self._tables = tables
+
+    @classmethod
+    def open(cls, folder: Path, *, llm: Path | None = None, dtype: DTypeName = "auto") -> "Bundle":
+        """Load a bundle, strictly.
+
+        Args:
+            folder: what write_bundle wrote.
+            llm: folder of the base LLM, for a bundle exported without it.
+            dtype: runtime dtype of the LLM; `auto` is bfloat16 where the hardware has it.
+
+        Raises:
+            BundleError: a file is missing, extra, truncated or changed, or the base LLM is
+                another than the one this bundle was trained with.
+        """
+        manifest = read_manifest(folder)
+        inside = folder / "llm"
+        if manifest.llm.included:
+            llm = inside
+            found = fingerprint(
+                {Path(n).name: h for n, h in manifest.files.items() if n.startswith("llm/")}
+            )
+        elif llm is None:
+            raise BundleError(
+                f"{folder} was exported without its LLM; name the folder of {manifest.llm.name}"
+            )
+        else:
+            found = fingerprint_folder(llm)
+        if found != manifest.llm.sha256:
+            raise BundleError(
+                f"{llm} is another LLM than {manifest.llm.name} (SHA-256 {found[:12]}…, "
+                f"the bundle was trained with {manifest.llm.sha256[:12]}…)"
+            )
+        try:
+            return cls._load(manifest, folder, llm, dtype)
+        except (SafetensorError, InvalidItem, KeyError, RuntimeError) as error:
+            raise BundleError(f"{folder} does not fit its own manifest: {error}") from error
+
+    @classmethod
+    def _load(cls, manifest: Manifest, folder: Path, llm: Path, dtype: DTypeName) -> "Bundle":
+        encoder = Encoder.load(
+            llm, folder / "adapter" if manifest.adapter else None, dtype, manifest.max_tokens
+        )
+        catalogue = Catalogue(read_items(folder / "items.jsonl"))
+        llm_vectors: Floats = load_arrays(folder / "llm_vectors.safetensors")["llm"]
+        if encoder.dim != manifest.llm_dim or llm_vectors.shape != (
+            manifest.items,
+            manifest.llm_dim,
+        ):
+            raise BundleError(
+                f"{folder}: llm_vectors {llm_vectors.shape} and an encoder of width {encoder.dim} "
+                f"do not match {manifest.items} items of width {manifest.llm_dim}"
+            )
+        projection = Projection(
+            manifest.llm_dim,
+            manifest.projection.dims,
+            manifest.projection.scaling,
+            manifest.projection.unit,
+        )
+        projection.load_state_dict(load_tensors(folder / "projection.safetensors"))
+        models, tables, statistics = {}, {}, {}
+        for view in manifest.views:
+            arrays = load_arrays(folder / "views" / f"{view.name}.safetensors")
+            if arrays["items"].shape != (len(catalogue), view.width):
+                raise BundleError(
+                    f"{folder}: view {view.name} is {arrays['items'].shape}, "
+                    f"not {(len(catalogue), view.width)}"
+                )
+            model = build(view.sequence_model, view.width, view.max_history, **view.options)
+            model.load_state_dict(load_tensors(folder / "views" / f"{view.name}.model.safetensors"))
+            models[view.name] = model.eval().requires_grad_(False)
+            tables[view.name] = (arrays["items"], arrays["present"])
+            statistics[view.name] = ViewStatistics(arrays["mean"], arrays["covariance"])
+        scorer = Scorer(
+            statistics, {view.name: view.weight for view in manifest.views}, manifest.partial_factor
+        )
+        return cls(
+            manifest,
+            encoder,
+            catalogue,
+            llm_vectors,
+            projection.eval().requires_grad_(False),
+            models,
+            tables,
+            scorer,
+        )
+
+    def prompt(self, item: Item) -> Prompt:
+        """The text this bundle's LLM reads for an item."""
+        return self.manifest.template.render(item)
+
+    def encode(self, prompts: Sequence[Prompt], batch_tokens: int = BATCH_TOKENS) -> Encoded:
+        """LLM vectors of prompts; see models.encoder.Encoder.encode.
+
+        Raises:
+            OutOfMemory: a batch does not fit.
+        """
+        return self._encoder.encode(prompts, batch_tokens)
+
+    def project(self, llm_vectors: Floats) -> dict[str, Floats]:
+        """Item vectors (n, W) of LLM vectors (n, d_llm), of each view that is a projection.
+
+        Raises:
+            ValueError: the vectors have another width.
+        """
+        if llm_vectors.ndim != 2 or llm_vectors.shape[1] != self.manifest.llm_dim:
+            raise ValueError(
+                f"LLM vectors are {llm_vectors.shape}, not (n, {self.manifest.llm_dim})"
+            )
+        with torch.inference_mode():
+            items: Floats = self._projection(torch.from_numpy(llm_vectors)).numpy()
+        return {name: items for name, view in self.views.items() if view.source == "projection"}
+
+    def item_views(self, item_ids: Sequence[str], llm_vectors: Floats) -> list[dict[str, Floats]]:
+        """Of each item, its vector (W,) in every view that it has.
+
+        Views that are tables come by id and only training items have them; the others come
+        from the LLM vectors (n, d_llm).
+        """
+        projected = self.project(llm_vectors)
+        found: list[dict[str, Floats]] = []
+        for position, item_id in enumerate(item_ids):
+            views = {name: items[position] for name, items in projected.items()}
+            row = self.catalogue.rows.get(item_id)
+            for name, view in self.views.items():
+                if view.source == "table" and row is not None and self._tables[name][1][row - 1]:
+                    views[name] = self._tables[name][0][row - 1]
+            found.append(views)
+        return found
+
+    def training_views(self) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
+        """Of each view, the exported vectors (n, W) of the training catalogue and who has one."""
+        return dict(self._tables)
+
+    def states(self, histories: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+        """States (B, W) of histories in each view.
+
+        Args:
+            histories: of each, per view, the vectors (L, W) of those of its items that have
+                the view, oldest first; L may be 0, which gives a state of zeros.
+        """
+        states = {}
+        for name, view in self.views.items():
+            told = [row for row, history in enumerate(histories) if len(history[name])]
+            state = np.zeros((len(histories), view.width), np.float32)
+            if told:
+                state[told] = last_states(
+                    self._models[name], [histories[row][name] for row in told], view.max_history
+                )
+            states[name] = state
+        return states

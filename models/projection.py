@@ -1,0 +1,86 @@
+"""LLM vectors to item vectors: fixed statistics, then linear layers that RAT trains."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+InputScaling = Literal["centre", "standardise", "whiten"]
+
+
+class Projection(nn.Module):
+    """Maps LLM vectors (n, d_llm) to item vectors (n, dim), in training and in the service.
+
+    The input is centred, standardised or PCA-whitened with statistics fitted once, on training
+    items only (whitening: WhitenRec, arXiv 2402.10602), then goes through linear layers without
+    activation. LLMEmb (arXiv 2409.19925) uses PCA and two linear layers; a non-linear projection
+    was measured there and elsewhere to be no better, worst in the tail.
+
+    Args:
+        llm_dim: width of the LLM vectors.
+        dims: widths after the input, after each further layer, and last the item vectors'.
+            dims[0] is the number of principal directions kept by `whiten`, else llm_dim.
+        scaling: what is done to the input.
+        unit: whether item vectors have length 1, for models trained on cosines.
+    """
+
+    mean: Tensor
+    directions: Tensor
+
+    def __init__(
+        self, llm_dim: int, dims: Sequence[int], scaling: InputScaling = "whiten", unit: bool = True
+    ) -> None:
+        super().__init__()
+        if len(dims) < 2 or min(dims) < 1:
+            raise ValueError(f"dims {list(dims)} must name an input and an output width")
+        if dims[0] > llm_dim or (scaling != "whiten" and dims[0] != llm_dim):
+            raise ValueError(f"dims[0] = {dims[0]} does not fit {scaling} of width {llm_dim}")
+        self.scaling: InputScaling = scaling
+        self.unit = unit
+        self.register_buffer("mean", torch.zeros(llm_dim))
+        # A diagonal for `standardise`, so that every scaling is one matrix.
+        self.register_buffer("directions", torch.eye(llm_dim, dims[0]))  # (d_llm, dims[0])
+        self.layers = nn.Sequential(*(nn.Linear(width, out) for width, out in pairwise(dims)))
+
+    @property
+    def dim(self) -> int:
+        """Width of the item vectors."""
+        width: int = self.layers[-1].out_features  # type: ignore[assignment]
+        return width
+
+    def fit(self, llm_vectors: NDArray[np.float32]) -> None:
+        """Take the input statistics from the training items' LLM vectors (n, d_llm).
+
+        After `whiten` the fitted vectors have mean 0 and the identity as covariance, in the
+        directions that vary at all; directions without variance are mapped to 0.
+        """
+        vectors = llm_vectors.astype(np.float64)
+        mean = vectors.mean(axis=0)
+        centred = vectors - mean
+        kept = self.directions.shape[1]
+        if self.scaling == "centre":
+            directions = np.eye(len(mean))
+        elif self.scaling == "standardise":
+            deviation = centred.std(axis=0)
+            directions = np.diag(np.divide(1, deviation, where=deviation > 0, out=0 * deviation))
+        else:
+            # eigh of the covariance: n may be smaller than the width.
+            variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+            variances, axes = variances[::-1][:kept], axes[:, ::-1][:, :kept]
+            varies = variances > variances[0] * 1e-9
+            inverse = np.divide(
+                1, np.sqrt(np.maximum(variances, 0)), where=varies, out=0 * variances
+            )
+            directions = axes * inverse
+        self.mean.copy_(torch.from_numpy(mean))
+        self.directions.copy_(torch.from_numpy(directions))
+
+    def forward(self, llm_vectors: Tensor) -> Tensor:
+        """Item vectors of LLM vectors: (..., d_llm) to (..., dim)."""
+        items: Tensor = self.layers((llm_vectors - self.mean) @ self.directions)
+        return functional.normalize(items, dim=-1) if self.unit else items

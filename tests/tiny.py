@@ -1,0 +1,116 @@
+"""Tiny real parts for tests: a random Llama, a byte-level tokenizer, a bundle made of them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+from models.bundle import ProjectionSpec, TrainedView, write_bundle
+from models.encoder import Encoder
+from models.item import Catalogue, Item
+from models.projection import Projection
+from models.prompt import PromptTemplate
+from models.sasrec import SASRec
+
+TEMPLATE = PromptTemplate(noun="film")
+LLM_DIM = 16
+DIM = 8
+MAX_HISTORY = 10
+OPTIONS: dict[str, int | float] = {"layers": 1, "heads": 2, "dropout": 0.0}
+
+
+def write_llm(folder: Path, seed: int = 0) -> Path:
+    """A two-layer random Llama over bytes, saved as transformers saves any LLM."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<pad>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=LLM_DIM,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+    )
+    LlamaModel(config).save_pretrained(folder)
+    return folder
+
+
+def films(count: int) -> list[Item]:
+    """Films that differ in title, year and genres."""
+    genres = ["Action", "Comedy", "Drama", "Horror"]
+    return [
+        Item(
+            item_id=str(number),
+            attributes={
+                "title": f"Film number {number}",
+                "release_year": str(1950 + number % 50),
+                "genres": [genres[number % 4], genres[number // 4 % 4]],
+            },
+        )
+        for number in range(count)
+    ]
+
+
+def write_tiny_bundle(
+    folder: Path, llm: Path, count: int = 12, seed: int = 0, include_llm: bool = True
+) -> Path:
+    """A bundle with a `text` view of all films and an `id` view of all but the last film."""
+    catalogue = Catalogue(films(count))
+    encoder = Encoder.load(llm, dtype="float32")
+    llm_vectors = encoder.encode([TEMPLATE.render(item) for item in catalogue]).vectors
+    torch.manual_seed(seed)
+    spec = ProjectionSpec(dims=(8, DIM), scaling="whiten", unit=True)
+    projection = Projection(LLM_DIM, spec.dims, spec.scaling, spec.unit)
+    projection.fit(llm_vectors)
+    with torch.inference_mode():
+        text = projection(torch.from_numpy(llm_vectors)).numpy()
+    everyone = np.ones(count, bool)
+    known = everyone.copy()
+    known[catalogue.rows[str(count - 1)] - 1] = False
+
+    def view(name: str, items: np.ndarray, present: np.ndarray) -> TrainedView:
+        return TrainedView(
+            name=name,
+            source="projection" if name == "text" else "table",
+            sequence_model="sasrec",
+            options=OPTIONS,
+            max_history=MAX_HISTORY,
+            weight=0.5,
+            model=SASRec(items.shape[1], MAX_HISTORY, **OPTIONS).eval(),  # type: ignore[arg-type]
+            items=items,
+            present=present,
+            trained=known,
+        )
+
+    ids = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+    write_bundle(
+        folder,
+        name="tiny",
+        version="0",
+        llm=llm,
+        llm_name="tiny-llama",
+        llm_revision=None,
+        include_llm=include_llm,
+        adapter=None,
+        template=TEMPLATE,
+        max_tokens=128,
+        dtype="float32",
+        catalogue=catalogue,
+        llm_vectors=llm_vectors,
+        projection=projection,
+        projection_spec=spec,
+        views=[view("text", text, everyone), view("id", ids * known[:, None], known)],
+        partial_factor=1.0,
+        data="tiny",
+        metrics={},
+        card="# tiny\n",
+    )
+    return folder
