@@ -1,0 +1,53 @@
+# Every target does its own set-up. A second run of a target installs nothing.
+VENV ?= .venv
+# Empty: the first of python3.11, python3.12 and python3 that fits.
+PYTHON ?=
+PORT ?= 8000
+BUNDLE ?= runs/demo/bundle
+
+export VENV PYTHON
+# Packages from elsewhere must not stand in for the pinned ones.
+unexport PYTHONPATH PYTHONHOME
+python := $(VENV)/bin/python
+install = @sh scripts/preflight.sh $(extras) && sh scripts/install.sh $(extras)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check serve bench constraints clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: extras := service,training
+demo: ## install, train on MovieLens-100K and serve the result once (no GPU, no Docker)
+	$(install)
+	$(python) scripts/demo.py
+
+test: extras := service,training,test
+test: ## install, then run the tests; they are offline
+	$(install)
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest
+
+check: extras := service,training,test,dev
+check: ## install, then lint, check the format and the types
+	$(install)
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy --strict models training service
+
+serve: extras := service
+serve: ## serve BUNDLE (default runs/demo/bundle) on PORT (default 8000)
+	$(install)
+	$(python) -m service --bundle $(BUNDLE) --port $(PORT)
+
+bench: extras := service,training,test
+bench: ## install, then measure; figures depend on the machine
+	$(install)
+	$(python) -m benchmarks
+
+constraints: ## renew constraints.txt from pyproject.toml
+	PYTHON= sh scripts/constraints.sh
+
+clean: ## remove the environment and what tools left; keeps runs/ and downloads
+	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find models training service tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
