@@ -41,6 +41,7 @@ from models.sequence import build, last_states
 FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
+Source = Literal["projection", "table", "popularity"]
 NOT_HASHED = {"metrics", "bundle_hash"}  # what changes no answer
 
 
@@ -76,8 +77,9 @@ class ViewSpec(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
     width: int
-    source: Literal["projection", "table"] = Field(
-        description="projection: of the LLM vector, so any item has it; table: training items only."
+    source: Source = Field(
+        description="projection: of the LLM vector, so any item has it; table: learnt, so only "
+        "training items have it; popularity: log(1 + training interactions), 0 for a new item"
     )
     sequence_model: str
     options: dict[str, int | float]
@@ -133,7 +135,7 @@ class TrainedView:
     """
 
     name: str
-    source: Literal["projection", "table"]
+    source: Source
     sequence_model: str
     options: Mapping[str, int | float]
     max_history: int
@@ -485,8 +487,8 @@ class Bundle:
     def item_views(self, item_ids: Sequence[str], llm_vectors: Floats) -> list[dict[str, Floats]]:
         """Of each item, its vector (W,) in every view that it has.
 
-        Views that are tables come by id and only training items have them; the others come
-        from the LLM vectors (n, d_llm).
+        Views that are tables come by id and only training items have them; popularity comes
+        by id too, and a new item has none; the others come from the LLM vectors (n, d_llm).
         """
         projected = self.project(llm_vectors)
         found: list[dict[str, Floats]] = []
@@ -494,8 +496,12 @@ class Bundle:
             views = {name: items[position] for name, items in projected.items()}
             row = self.catalogue.rows.get(item_id)
             for name, view in self.views.items():
-                if view.source == "table" and row is not None and self._tables[name][1][row - 1]:
+                if view.source == "projection":
+                    continue
+                if row is not None and self._tables[name][1][row - 1]:
                     views[name] = self._tables[name][0][row - 1]
+                elif view.source == "popularity":
+                    views[name] = np.zeros(view.width, np.float32)
             found.append(views)
         return found
 

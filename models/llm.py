@@ -126,8 +126,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
     for field in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(field, None)
     config = AutoConfig.for_model(**settings)
-    plain = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-    decoder = causal.get_decoder()  # type: ignore[no-untyped-call]
+    plain = AutoModel.from_config(config)
+    decoder = causal.get_decoder()
     plain.load_state_dict(decoder.state_dict(), strict=True)
 
     partial = folder.with_name(folder.name + ".partial")

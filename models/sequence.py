@@ -26,7 +26,24 @@ class SequenceModel(Protocol):
         ...
 
 
+class Constant(torch.nn.Module):
+    """The state of a view that no history changes: -1 everywhere, so that it counts against.
+
+    The `popularity` view uses it: its vectors are log(1 + interactions), and what is popular
+    anyway is worth that much less as a personal recommendation.
+    """
+
+    def __init__(self, dim: int, max_history: int) -> None:
+        super().__init__()
+        self.dim, self.max_history = dim, max_history
+
+    def forward(self, items: Tensor, valid: Tensor) -> Tensor:
+        """-1 at every step (B, L, D)."""
+        return torch.full((*valid.shape, self.dim), -1.0, device=items.device)
+
+
 BUILDERS: dict[str, Callable[..., torch.nn.Module]] = {
+    "constant": Constant,
     "sasrec": SASRec,
 }
 

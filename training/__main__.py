@@ -1,0 +1,86 @@
+"""`python -m training STEP --config FILE`: run one offline job, or all of them."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from models.bundle import BundleError
+from models.item import InvalidItem
+from models.llm import LLMError
+from training.recipe import STEPS, JobError, Run, read_recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 when it succeeded, 1 on an error that the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Train embeddings and a recommender, and export them as a bundle. Steps that "
+        "are finished are reused; a step that was killed goes on where it was.",
+    )
+    parser.add_argument("step", choices=[*STEPS, "run"], help="one step, or `run` for all of them")
+    parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="change one value of the configuration; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--source", metavar="PATH", help="folder, .zip file or URL of the data (data.path)"
+    )
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "transformers", "huggingface_hub"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        changes = given.changes + ([f"data.path={given.source}"] if given.source else [])
+        recipe = read_recipe(given.config, changes)
+        run = Run(recipe)
+        with run.lock():
+            for name in STEPS if given.step == "run" else (given.step,):
+                _one(name, run)
+    except (JobError, LLMError, BundleError, InvalidItem) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except OSError as error:
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
+
+
+def _one(name: str, run: Run) -> None:
+    # Imported when needed: `--help` and a wrong configuration answer at once.
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+
+    from training.encode import encode  # noqa: PLC0415
+    from training.evaluate import evaluate  # noqa: PLC0415
+    from training.export import export  # noqa: PLC0415
+    from training.prepare import prepare  # noqa: PLC0415
+    from training.rat import rat  # noqa: PLC0415
+    from training.scft import scft  # noqa: PLC0415
+
+    transformers_logging.disable_progress_bar()
+    jobs = {
+        "prepare": prepare,
+        "scft": scft,
+        "encode": encode,
+        "rat": rat,
+        "evaluate": evaluate,
+        "export": export,
+    }
+    done = run.folder / name / "done.json"
+    before = done.stat().st_mtime_ns if done.exists() else None
+    started = time.monotonic()
+    step = jobs[name](run)
+    reused = before is not None and done.stat().st_mtime_ns == before
+    told = "reused, as finished before" if reused else f"{time.monotonic() - started:.0f} s"
+    logging.getLogger("training").info("%s: %s (%s)", name, told, step.folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

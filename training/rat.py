@@ -1,0 +1,404 @@
+"""Recipe `rat`: recommendation adaptation training, and the id-only model beside it.
+
+Trains two views, each with a sequence model of its own: `id` (a learnt vector per training item;
+alone it is the id-only baseline) and `text` (a projection of the frozen LLM vectors, with an
+alignment to the id view's frozen table). Source: LLMEmb (arXiv 2409.19925); sampled softmax, the
+cosine with temperature, unique items in the alignment and the sum of views (EnsRec, arXiv
+2512.17820) depart from it. Then picks the views' weights on the validation split.
+
+Writes id/ and text/ (view.safetensors: items, present, trained; model.safetensors; for text
+projection.safetensors) and scorer.json.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from models.bundle import ProjectionSpec, TrainedView
+from models.projection import Projection
+from models.sequence import build
+from training.batches import batches, windows
+from training.encode import read_llm_vectors
+from training.interactions import Interactions, Split, leave_one_out
+from training.losses import infonce, sampled_softmax
+from training.metrics import ndcg
+from training.ranking import scorer_of, target_ranks
+from training.recipe import JobError, Run, SequenceSpec, Step, TextView, write_atomically
+
+log = logging.getLogger(__name__)
+K = 10  # early stopping and weights look at NDCG@10
+
+# Weights to choose from, and how strongly popularity counts against an item.
+ID_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+POPULARITY_WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+PARTIAL_FACTORS = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
+
+
+class IdTable(nn.Module):
+    """A learnt vector per training item: rows (m,) to (m, D)."""
+
+    def __init__(self, items: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(items + 1, dim)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The rows' learnt vectors."""
+        vectors: Tensor = self.table(rows)
+        return vectors
+
+
+class TextTable(nn.Module):
+    """The projection over frozen LLM vectors: rows (m,) to (m, D). Row 0 reads as row 1's."""
+
+    vectors: Tensor
+
+    def __init__(self, projection: Projection, llm_vectors: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.projection = projection
+        self.register_buffer("vectors", torch.from_numpy(llm_vectors), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The projection of the rows' LLM vectors."""
+        vectors: Tensor = self.projection(self.vectors[(rows - 1).clamp(min=0)])
+        return vectors
+
+
+def rat(run: Run) -> Step:
+    """Train both views, or go on with them after a kill, and choose their weights.
+
+    Raises:
+        JobError: a loss is no number any more.
+    """
+    recipe = run.recipe
+    spec, text = recipe.rat.sequence, recipe.rat.text
+    step = run.step("rat", "encode", [recipe.rat.model_dump(), recipe.seed])
+    if step.done:
+        return step
+    prepared = run.finished("prepare")
+    items = int(prepared.facts["items"])
+    split = leave_one_out(Interactions.load(prepared.folder), items)
+    llm_vectors = read_llm_vectors(run.finished("encode"))
+    trained = split.counts[1:] > 0
+
+    table = IdTable(items, spec.dim)
+    id_view = _train("id", table, spec, split, step, recipe.seed, 1.0)
+    collaborative = torch.from_numpy(id_view.items)
+
+    def align(rows: Tensor, vectors: Tensor) -> Tensor:
+        """Text and id vectors of one item belong together; the id side is frozen."""
+        return text.alignment * infonce(
+            vectors, collaborative[rows - 1], text.alignment_temperature
+        )
+
+    projection = new_projection(text, spec.dim, llm_vectors, trained)
+    text_view = _train(
+        "text",
+        TextTable(projection, llm_vectors),
+        spec,
+        split,
+        step,
+        recipe.seed,
+        1 / text.temperature,
+        align if text.alignment else None,
+    )
+    views = [id_view, text_view, popularity_view(split.counts)]
+    weights, partial_factor, validation = choose_weights(views, split, recipe.seed)
+    facts = {"weights": weights, "partial_factor": partial_factor, "validation": validation}
+    write_atomically(step.folder / "scorer.json", json.dumps(facts, indent=1) + "\n")
+    step.finish(**facts, epochs={v: _epochs(step, v) for v in ("id", "text")})
+    return step
+
+
+def _epochs(step: Step, view: str) -> int:
+    return sum(f'"view": "{view}"' in line for line in _lines(step))
+
+
+def _lines(step: Step) -> list[str]:
+    return (step.folder / "metrics.jsonl").read_text().splitlines()
+
+
+def projection_spec(text: TextView, dim: int, llm_dim: int) -> ProjectionSpec:
+    """The layer widths of the text view's projection."""
+    first = min(text.principal, llm_dim) if text.scaling == "whiten" else llm_dim
+    return ProjectionSpec(dims=(first, text.hidden or dim, dim), scaling=text.scaling, unit=True)
+
+
+def new_projection(
+    text: TextView,
+    dim: int,
+    llm_vectors: NDArray[np.float32],
+    trained: NDArray[np.bool_],
+) -> Projection:
+    """An untrained Projection whose input statistics are those of the training items."""
+    spec = projection_spec(text, dim, llm_vectors.shape[1])
+    torch.manual_seed(0)
+    projection = Projection(llm_vectors.shape[1], spec.dims, spec.scaling, spec.unit)
+    projection.fit(llm_vectors[trained])
+    return projection
+
+
+def _train(
+    name: str,
+    table: nn.Module,
+    spec: SequenceSpec,
+    split: Split,
+    step: Step,
+    seed: int,
+    scale: float,
+    align: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> TrainedView:
+    """Train one view until its validation NDCG@10 stops rising; the best epoch's view.
+
+    Args:
+        table: rows (m,) to item vectors (m, D).
+        scale: 1 for plain dot products; else states are normalised and multiplied by it.
+        align: an extra loss over unique rows (m,) and their vectors (m, D).
+    """
+    folder = step.folder / name
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    model = build(spec.model, spec.dim, spec.max_history, **spec.options)
+    for module in table.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.reset_parameters()
+    if isinstance(table, IdTable):
+        nn.init.normal_(table.table.weight, std=0.02)
+    both = nn.ModuleDict({"table": table, "model": model})
+    if (folder / "best.safetensors").exists() and (folder / "done").exists():
+        both.load_state_dict(load_tensors(folder / "best.safetensors"))
+        return _view(name, table, model, spec, split)
+    optimiser = torch.optim.AdamW(both.parameters(), lr=spec.learning_rate, weight_decay=0.0)
+    epoch, best, since = 0, -1.0, 0
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        both.load_state_dict(saved["weights"])
+        optimiser.load_state_dict(saved["optimiser"])
+        epoch, best, since = saved["epoch"], saved["best"], saved["since"]
+    bar = tqdm(total=spec.max_epochs, initial=epoch, desc=f"rat: {name} view", unit="epoch")
+    while epoch < spec.max_epochs and since < spec.patience:
+        loss = _epoch(table, model, optimiser, spec, split, [seed, epoch], scale, align)
+        if not np.isfinite(loss):
+            raise JobError(f"rat: the {name} view's loss is {loss} in epoch {epoch}")
+        view = _view(name, table, model, spec, split)
+        rank = target_ranks([view], None, split.train, split.validation)
+        reached = float(ndcg(rank, K).mean())
+        epoch, since = epoch + 1, since + 1
+        if reached > best:
+            best, since = reached, 0
+            save_tensors(_state(both), folder / "best.partial")
+            (folder / "best.partial").replace(folder / "best.safetensors")
+        step.log(view=name, epoch=epoch, loss=round(loss, 5), validation_ndcg10=round(reached, 5))
+        facts = {
+            "weights": both.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "epoch": epoch,
+            "best": best,
+            "since": since,
+        }
+        torch.save(facts, folder / "checkpoint.partial")
+        (folder / "checkpoint.partial").replace(checkpoint)
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", validation=f"{reached:.4f}", best=f"{best:.4f}")
+    bar.close()
+    both.load_state_dict(load_tensors(folder / "best.safetensors"))
+    view = _view(name, table, model, spec, split)
+    if isinstance(table, TextTable):
+        save_tensors(_state(table.projection), folder / "projection.safetensors")
+    save_tensors(_state(model), folder / "model.safetensors")
+    save_file({"items": view.items, "present": view.present}, folder / "view.safetensors")
+    (folder / "done").touch()
+    checkpoint.unlink(missing_ok=True)
+    return view
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in module.state_dict().items()}
+
+
+def _epoch(
+    table: nn.Module,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    spec: SequenceSpec,
+    split: Split,
+    seed: list[int],
+    scale: float,
+    align: Callable[[Tensor, Tensor], Tensor] | None,
+) -> float:
+    """One pass over the training histories; the mean loss."""
+    random = np.random.default_rng(seed)
+    torch.manual_seed(int(random.integers(2**31)))
+    table.train()
+    model.train()
+    items = len(split.counts) - 1
+    losses = []
+    pieces = windows(split.train, spec.max_history, random)
+    for batch in batches(pieces, spec.batch_tokens, random):
+        negatives = random.integers(1, items + 1, spec.negatives)
+        # Every distinct item of the batch goes through the table once.
+        unique, places = np.unique(np.concatenate([batch.ravel(), negatives]), return_inverse=True)
+        vectors = table(torch.from_numpy(unique))  # (m, D)
+        rows = torch.from_numpy(batch)
+        place = torch.from_numpy(places[: batch.size]).view(rows.shape)
+        valid = rows[:, :-1] > 0
+        states = model(vectors[place[:, :-1]], valid)[valid]  # (P, D)
+        if scale != 1.0:
+            states = functional.normalize(states, dim=-1) * scale
+        target = place[:, 1:][valid]  # (P,)
+        others = torch.from_numpy(places[batch.size :])  # (N,)
+        loss = sampled_softmax(
+            states, vectors[target], vectors[others], target[:, None] == others[None]
+        )
+        if align is not None:
+            known = torch.from_numpy((unique > 0) & (split.counts[unique] > 0))
+            loss = loss + align(torch.from_numpy(unique)[known], vectors[known])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return float(np.mean(losses))
+
+
+def _view(
+    name: str, table: nn.Module, model: nn.Module, spec: SequenceSpec, split: Split
+) -> TrainedView:
+    table.eval()
+    model.eval()
+    items = len(split.counts) - 1
+    trained = split.counts[1:] > 0
+    with torch.inference_mode():
+        vectors = table(torch.arange(1, items + 1)).numpy()
+    learnt = isinstance(table, IdTable)
+    return TrainedView(
+        name=name,
+        source="table" if learnt else "projection",
+        sequence_model=spec.model,
+        options=spec.options,
+        max_history=spec.max_history,
+        weight=1.0,
+        model=model,
+        items=vectors,
+        present=trained if learnt else np.ones(items, bool),
+        trained=trained,
+    )
+
+
+def popularity_view(counts: NDArray[np.int64]) -> TrainedView:
+    """log(1 + training interactions) of every item (n, 1), counted against it."""
+    return TrainedView(
+        name="popularity",
+        source="popularity",
+        sequence_model="constant",
+        options={},
+        max_history=1,
+        weight=1.0,
+        model=build("constant", 1, 1),
+        items=np.log1p(counts[1:, None]).astype(np.float32),
+        present=np.ones(len(counts) - 1, bool),
+        trained=counts[1:] > 0,
+    )
+
+
+def choose_weights(
+    views: list[TrainedView], split: Split, seed: int
+) -> tuple[dict[str, float], float, dict[str, float]]:
+    """Weights of the views and the factor for items without an id view, by validation alone.
+
+    The weights are those whose smaller gain is largest: of overall and of tail NDCG@10, each
+    relative to the id view alone. The factor is the best when a tenth of the items, drawn at
+    random, has its id view and popularity hidden, as a new item's are.
+
+    Returns:
+        Weights by view (a weight of 0 is left out), the factor, and the validation figures.
+    """
+    tail = ~split.head()[split.validation]
+
+    def measure(weights: dict[str, float], factor: float, shown: list[TrainedView]) -> Any:  # noqa: ANN401
+        chosen = [view for view in shown if weights.get(view.name)]
+        scorer = scorer_of(chosen, weights, factor)
+        found = ndcg(target_ranks(chosen, scorer, split.train, split.validation), K)
+        return float(found.mean()), float(found[tail].mean()) if tail.any() else 0.0
+
+    alone = measure({"id": 1.0}, 1.0, views)
+    best: tuple[float, dict[str, float], tuple[float, float]] | None = None
+    for share in ID_WEIGHTS:
+        for popularity in POPULARITY_WEIGHTS:
+            weights = {"id": share, "text": round(1 - share, 6), "popularity": popularity}
+            reached = measure(weights, 1.0, views)
+            gain = min(r / a if a > 0 else 1.0 for r, a in zip(reached, alone, strict=True))
+            if best is None or gain > best[0]:
+                best = (gain, weights, reached)
+    assert best is not None  # noqa: S101 - the grids are not empty
+    weights = {name: weight for name, weight in best[1].items() if weight}
+
+    hidden = np.random.default_rng([seed, 3]).random(len(split.counts) - 1) < 0.1
+    as_new = [_hide(view, hidden) for view in views]
+    tried = {factor: measure(weights, factor, as_new)[0] for factor in PARTIAL_FACTORS}
+    factor = max(tried, key=lambda f: (tried[f], -abs(f - 1)))
+    figures = {
+        "id_ndcg10": alone[0],
+        "id_tail_ndcg10": alone[1],
+        "ndcg10": best[2][0],
+        "tail_ndcg10": best[2][1],
+    }
+    return weights, factor, figures
+
+
+def _hide(view: TrainedView, hidden: NDArray[np.bool_]) -> TrainedView:
+    if view.source == "popularity":
+        return dataclasses.replace(view, items=view.items * ~hidden[:, None])
+    if view.source == "table":
+        return dataclasses.replace(view, present=view.present & ~hidden)
+    return view
+
+
+def read_views(run: Run) -> tuple[list[TrainedView], Projection, dict[str, float], float]:
+    """What a finished rat step trained: views with their weights, the projection, the factor."""
+    step = run.finished("rat")
+    spec, text = run.recipe.rat.sequence, run.recipe.rat.text
+    prepared = run.finished("prepare")
+    split = leave_one_out(Interactions.load(prepared.folder), int(prepared.facts["items"]))
+    weights: dict[str, float] = step.facts["weights"]
+    views = []
+    for name in ("id", "text"):
+        folder = step.folder / name
+        model = build(spec.model, spec.dim, spec.max_history, **spec.options)
+        model.load_state_dict(load_tensors(folder / "model.safetensors"))
+        arrays = load_file(folder / "view.safetensors")
+        views.append(
+            TrainedView(
+                name=name,
+                source="table" if name == "id" else "projection",
+                sequence_model=spec.model,
+                options=spec.options,
+                max_history=spec.max_history,
+                weight=weights.get(name, 1.0),
+                model=model.eval(),
+                items=arrays["items"],
+                present=arrays["present"],
+                trained=split.counts[1:] > 0,
+            )
+        )
+    llm_dim = int(run.finished("encode").facts["dim"])
+    dims = projection_spec(text, spec.dim, llm_dim)
+    projection = Projection(llm_dim, dims.dims, dims.scaling, dims.unit)
+    projection.load_state_dict(load_tensors(Path(step.folder / "text" / "projection.safetensors")))
+    popularity = dataclasses.replace(
+        popularity_view(split.counts), weight=weights.get("popularity", 0.0)
+    )
+    return [*views, popularity], projection.eval(), weights, float(step.facts["partial_factor"])

@@ -1,0 +1,65 @@
+"""Figures of an evaluation as a table that a person can read."""
+
+from typing import Any
+
+TITLES = {
+    "full": "Full-catalogue ranking, history excluded",
+    "sampled": "One positive among stored uniform negatives",
+}
+MODELS = {
+    "id-only": "id-only",
+    "ours": "ours",
+    "difference": "ours - id-only",
+}
+
+
+def as_markdown(figures: dict[str, Any]) -> str:
+    """A table per protocol: models by groups, HR@k and NDCG@k with 95 % intervals."""
+    k = figures["k"]
+    blocks = []
+    for protocol, title in TITLES.items():
+        lines = [f"### {title}", ""]
+        lines.append(f"| group | targets | model | HR@{k} (95 %) | NDCG@{k} (95 %) |")
+        lines.append("|---|--:|---|---|---|")
+        for group, targets in figures["targets"].items():
+            for model, shown in MODELS.items():
+                cell = figures[protocol][model].get(group)
+                if cell is None:
+                    continue
+                sign = "+" if model == "difference" else ""
+                hr, nd = (_cell(cell[metric], sign) for metric in ("hr", "ndcg"))
+                lines.append(f"| {group} | {targets} | {shown} | {hr} | {nd} |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_text(figures: dict[str, Any], protocol: str = "full") -> str:
+    """The same table of one protocol, aligned for a terminal."""
+    k = figures["k"]
+    header = (
+        f"{'':9}{'targets':>8}  {'model':15}{f'HR@{k} (95 % interval)':27}NDCG@{k} (95 % interval)"
+    )
+    lines = [TITLES[protocol], header]
+    for group, targets in figures["targets"].items():
+        for model, shown in MODELS.items():
+            cell = figures[protocol][model].get(group)
+            if cell is None:
+                continue
+            sign = "+" if model == "difference" else ""
+            first = f"{group:9}{targets:>8}" if model == "id-only" else " " * 17
+            hr, nd = (_cell(cell[metric], sign) for metric in ("hr", "ndcg"))
+            lines.append(f"{first}  {shown:15}{hr:27}{nd}")
+    return "\n".join(lines)
+
+
+def _cell(value: dict[str, float], sign: str) -> str:
+    mean, low, high = (f"{value[name]:{sign}.4f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def as_card(name: str, facts: dict[str, Any], figures: dict[str, Any]) -> str:
+    """README.md of a bundle: what it was made from, and how well it recommends."""
+    lines = [f"# Bundle `{name}`", ""]
+    lines += [f"- {label}: {value}" for label, value in facts.items()]
+    lines += ["", f"Protocol: {figures['protocol']}.", "", as_markdown(figures)]
+    return "\n".join(lines)

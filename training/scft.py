@@ -1,0 +1,233 @@
+"""Recipe `scft`: tune the LLM with LoRA so that two thinned copies of an item land together.
+
+Source: LLMEmb (arXiv 2409.19925), supervised contrastive fine-tuning. Departs from its published
+code: copies are drawn afresh every epoch, and thinned inside values too; the title stays; items
+of identical text are no negatives of each other; only the item's own words are pooled.
+
+Writes adapter/ in peft's layout; nothing where `steps` is 0.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from tqdm import tqdm
+
+from models.encoder import Encoder, runtime_device, runtime_dtype
+from models.item import AttributeValue, Catalogue, Item, read_items
+from models.llm import fingerprint_folder, load_model, load_tokenizer
+from models.prompt import PromptTemplate
+from training.fetch import llm_folder
+from training.losses import infonce, soft_target
+from training.recipe import SCFT, JobError, Run, Step, write_atomically
+
+log = logging.getLogger(__name__)
+CALIBRATION_STEPS = 3
+Part = TypeVar("Part")
+
+
+def thin(
+    item: Item,
+    template: PromptTemplate,
+    drop_attribute: float,
+    drop_part: float,
+    random: np.random.Generator,
+) -> Item:
+    """A copy of an item with some attributes, and parts of values, left out at random.
+
+    The first rendered attribute, usually the title, always stays and keeps at least half of its
+    words; every other is dropped with probability `drop_attribute`, and of those that stay every
+    word or list element with probability `drop_part`, but never all of them.
+    """
+    first, *others = template.names(item)
+    kept = {first: _thin_value(item.attributes[first], drop_part, random, keep=0.5)}
+    for name in others:
+        if random.random() >= drop_attribute:
+            kept[name] = _thin_value(item.attributes[name], drop_part, random)
+    return Item(item_id=item.item_id, attributes=kept)
+
+
+def _thin_value(
+    value: AttributeValue, drop: float, random: np.random.Generator, keep: float = 0.0
+) -> AttributeValue:
+    if isinstance(value, str):
+        return " ".join(_thin_list(value.split(), drop, random, keep))
+    if isinstance(value, list):
+        parts = _thin_list(value, drop, random, keep)
+        return [_thin_value(p, drop, random) if isinstance(p, list) else p for p in parts]
+    return value
+
+
+def _thin_list(
+    parts: list[Part], drop: float, random: np.random.Generator, keep: float
+) -> list[Part]:
+    stays = random.random(len(parts)) >= drop
+    floor = max(1, int(np.ceil(keep * len(parts))))
+    if stays.sum() < floor:
+        stays[:] = False
+        stays[random.choice(len(parts), floor, replace=False)] = True
+    return [part for part, stay in zip(parts, stays, strict=True) if stay]
+
+
+def scft(run: Run) -> Step:
+    """Tune the LLM, or go on with it after a kill.
+
+    Without `steps`, three steps are timed and as many taken as fit in `minutes`; the count is
+    decided once, written down, and kept when the run is resumed.
+
+    Raises:
+        JobError: the LLM cannot be had, or the loss is no number any more.
+    """
+    recipe = run.recipe
+    folder = llm_folder(recipe.llm.path, recipe.llm.revision, run.cache)
+    facts = [
+        recipe.scft.model_dump(),
+        recipe.template.model_dump(),
+        recipe.llm.model_dump(),
+        recipe.seed,
+        fingerprint_folder(folder),
+    ]
+    step = run.step("scft", "prepare", facts)
+    if step.done:
+        return step
+    if recipe.scft.steps == 0:
+        step.finish(steps=0, adapter=None, llm=str(folder))
+        return step
+    catalogue = Catalogue(read_items(run.finished("prepare").folder / "items.jsonl"))
+    tuner = _Tuner(catalogue, folder, run)
+    steps, taken = _plan(tuner, step, recipe.scft)
+    bar = tqdm(total=steps, initial=taken, desc="scft", unit="step")
+    while taken < steps:
+        loss = tuner.step(taken, steps)
+        taken += 1
+        step.log(step=taken, loss=round(loss, 5))
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}")
+        if taken % recipe.scft.checkpoint_steps == 0 or taken == steps:
+            tuner.save(step.folder / "checkpoint.pt", taken)
+    bar.close()
+    tuner.peft.save_pretrained(str(step.folder / "adapter"), safe_serialization=True)
+    (step.folder / "checkpoint.pt").unlink()
+    step.finish(steps=steps, adapter="adapter", llm=str(folder))
+    return step
+
+
+def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
+    """How many steps there are in all, and how many of them are done."""
+    plan = step.folder / "steps"
+    checkpoint = step.folder / "checkpoint.pt"
+    if plan.exists() and checkpoint.exists():
+        return int(plan.read_text()), tuner.load(checkpoint)
+    if spec.steps is not None:
+        write_atomically(plan, str(spec.steps))
+        return spec.steps, 0
+    started = time.monotonic()
+    for number in range(CALIBRATION_STEPS):
+        tuner.step(number, CALIBRATION_STEPS)
+    seconds = (time.monotonic() - started) / CALIBRATION_STEPS
+    steps = max(1, int(spec.minutes * 60 / seconds))
+    log.info("%.1f s a step: %d steps in %g minutes", seconds, steps, spec.minutes)
+    write_atomically(plan, str(steps))
+    tuner.reset()
+    return steps, 0
+
+
+class _Tuner:
+    """The LLM with its LoRA adapter, its optimiser, and the batches they see."""
+
+    def __init__(self, catalogue: Catalogue, folder: Path, run: Run) -> None:
+        self.recipe = run.recipe
+        self.spec = run.recipe.scft
+        self.catalogue = catalogue
+        self.size = min(self.spec.batch_items, len(catalogue))
+        if self.size < 2:
+            raise JobError("scft needs at least two items; set scft.steps=0 for fewer")
+        model = load_model(folder, runtime_dtype(self.recipe.llm.dtype)).to(runtime_device())
+        config = LoraConfig(
+            r=self.spec.lora_rank,
+            lora_alpha=self.spec.lora_alpha,
+            lora_dropout=self.spec.lora_dropout,
+            target_modules="all-linear",
+        )
+        torch.manual_seed(self.recipe.seed)
+        self.peft = get_peft_model(model, config)
+        self.encoder = Encoder(self.peft, load_tokenizer(folder), self.recipe.llm.max_tokens)
+        self.weights = {n: p for n, p in self.peft.named_parameters() if p.requires_grad}
+        for weight in self.weights.values():
+            weight.data = weight.data.float()  # Adam's small updates vanish in bfloat16
+        self._start = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the untuned LLM, as if no step had been taken."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(self._start[name])
+        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=self.spec.learning_rate)
+
+    def step(self, number: int, steps: int) -> float:
+        """Take one step; the same number gives the same batch, copies and dropout.
+
+        Raises:
+            JobError: the loss is not finite.
+        """
+        self.peft.train()
+        torch.manual_seed(self.recipe.seed * 1_000_003 + number)
+        # Linear decay after a short warm-up, as the published recipe decays.
+        rate = min((number + 1) / max(1, steps // 20), 1 - number / steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.spec.learning_rate * rate
+        left, right, same = self._batch(number)
+        if self.spec.loss == "infonce":
+            loss = infonce(left, right, self.spec.temperature, same)
+        else:
+            loss = soft_target(left, right, self.spec.temperature)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise JobError(f"scft: the loss is {value} at step {number}; try llm.dtype=float32")
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return value
+
+    def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors (B, D) of the two copies of this step's items, and which items read the same."""
+        epoch, place = divmod(number, len(self.catalogue) // self.size)
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.catalogue))
+        items = [self.catalogue[i] for i in order[place * self.size : (place + 1) * self.size]]
+        random = np.random.default_rng([self.recipe.seed, number, 2])
+        template = self.recipe.template
+        copies = [
+            template.render(
+                thin(item, template, self.spec.drop_attribute, self.spec.drop_part, random)
+            )
+            for _ in range(2)
+            for item in items
+        ]
+        vectors = self.encoder(self.encoder.tokenise(copies))
+        texts = [template.render(item).body for item in items]
+        same = torch.tensor([[a == b for b in texts] for a in texts], device=vectors.device)
+        return vectors[: len(items)], vectors[len(items) :], same
+
+    def save(self, path: Path, taken: int) -> None:
+        """Write adapter weights and optimiser state; whole or not at all."""
+        partial = path.with_suffix(".partial")
+        weights = {name: weight.detach() for name, weight in self.weights.items()}
+        facts = {"taken": taken, "weights": weights, "optimiser": self.optimiser.state_dict()}
+        torch.save(facts, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> int:
+        """Go on from a checkpoint; how many steps it had taken."""
+        facts = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(facts["weights"][name])
+        self.optimiser.load_state_dict(facts["optimiser"])
+        taken: int = facts["taken"]
+        return taken

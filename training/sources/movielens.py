@@ -1,0 +1,115 @@
+"""MovieLens in the forms it comes in: 100K, 1M, latest-small, and 100K as RecBole ships it.
+
+All ratings count as interactions, whatever their value. GroupLens' licence allows research use
+and no redistribution; nothing of it is kept in this repository.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.item import Item
+from training.recipe import JobError
+from training.sources import Events, Source, item_of, read_rows, time_of
+
+# u.item has a 0/1 column per genre, in this order, after five other columns.
+GENRES_100K = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
+YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
+
+
+def load(folder: Path) -> Source:
+    """Items and interactions of a MovieLens folder, by the files that it holds.
+
+    Titles lose a year in brackets at their end; it becomes `release_year`.
+
+    Raises:
+        JobError: none of the known files is there, or a line is wrong.
+    """
+    if (folder / "ml-100k.inter").exists():
+        ratings = read_rows(folder / "ml-100k.inter", "\t")
+        names = ("user_id:token", "item_id:token", "timestamp:float")
+        return Source(list(_recbole(folder)), _events(ratings, *names))
+    if (folder / "u.data").exists():
+        columns = ("user", "item", "rating", "time")
+        ratings = read_rows(folder / "u.data", "\t", columns=columns)
+        return Source(list(_hundred_k(folder)), _events(ratings, "user", "item", "time"))
+    if (folder / "ratings.dat").exists():
+        columns = ("user", "item", "rating", "time")
+        ratings = read_rows(folder / "ratings.dat", "::", columns=columns)
+        return Source(list(_one_m(folder)), _events(ratings, "user", "item", "time"))
+    if (folder / "ratings.csv").exists():
+        ratings = read_rows(folder / "ratings.csv", ",")
+        return Source(list(_latest(folder)), _events(ratings, "userId", "movieId", "timestamp"))
+    raise JobError(
+        f"{folder} holds no MovieLens data: none of ml-100k.inter, u.data, ratings.dat, ratings.csv"
+    )
+
+
+def _events(rows: Iterator[tuple[str, dict[str, str]]], user: str, item: str, time: str) -> Events:
+    events = Events([], [], [], [])
+    for where, row in rows:
+        missing = {user, item, time} - row.keys()
+        if missing:
+            raise JobError(f"{where}: there is no column {sorted(missing)[0]}")
+        events.users.append(row[user])
+        events.items.append(row[item])
+        assert events.times is not None  # noqa: S101 - made two lines above
+        events.times.append(time_of(row[time], where, time))
+        events.where.append(where)
+    return events
+
+
+def _film(where: str, item_id: str, title: str, genres: list[str], year: str = "") -> Item:
+    found = YEAR.search(title)
+    attributes: dict[str, object] = {"title": YEAR.sub("", title)}
+    if year or found:
+        attributes["release_year"] = year or (found[1] if found else "")
+    if genres:
+        attributes["genres"] = genres
+    return item_of(item_id, attributes, where)
+
+
+def _recbole(folder: Path) -> Iterator[Item]:
+    for where, row in read_rows(folder / "ml-100k.item", "\t"):
+        genres = row["class:token_seq"].split()
+        title, year = row["movie_title:token_seq"], row["release_year:token"]
+        yield _film(where, row["item_id:token"], title, genres, year)
+
+
+def _hundred_k(folder: Path) -> Iterator[Item]:
+    columns = ("item", "title", "released", "video", "url", *GENRES_100K)
+    for where, row in read_rows(folder / "u.item", "|", "latin-1", columns):
+        genres = [genre for genre in GENRES_100K if row[genre] == "1" and genre != "unknown"]
+        yield _film(where, row["item"], row["title"], genres)
+
+
+def _one_m(folder: Path) -> Iterator[Item]:
+    columns = ("item", "title", "genres")
+    for where, row in read_rows(folder / "movies.dat", "::", "latin-1", columns):
+        yield _film(where, row["item"], row["title"], row["genres"].split("|"))
+
+
+def _latest(folder: Path) -> Iterator[Item]:
+    for where, row in read_rows(folder / "movies.csv", ","):
+        genres = [g for g in row["genres"].split("|") if g != "(no genres listed)"]
+        yield _film(where, row["movieId"], row["title"], genres)
