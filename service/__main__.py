@@ -1,0 +1,116 @@
+"""`python -m service`: settings, one process, a clean end."""
+
+import argparse
+import logging
+import math
+import os
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+
+from service.app import create_app
+from service.serving import Serving
+from service.settings import BadSettings, Settings, read_settings, reference
+
+BAD_SETTINGS = 2
+FAILED = 1
+EPILOG = """Every setting is an environment variable; a flag wins over it:
+
+{}
+
+GET /docs shows the API. Stop with SIGTERM: readiness says `draining` for
+LLMEMB_DRAIN_DELAY_S, then requests in flight are finished and the process exits with 0.
+"""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that says `draining` for a while before it closes its port, and then exits with 0."""
+
+    def __init__(self, config: uvicorn.Config, serving: Serving, drain_delay_s: float) -> None:
+        super().__init__(config)
+        self._serving = serving
+        self._drain_delay_s = drain_delay_s
+        self._stop_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; a second one does not wait."""
+        # Uvicorn's own would raise the signal again at the end, so that the status is not 0.
+        again = self._stop_at < math.inf
+        self._serving.drain()
+        self._stop_at = time.monotonic() + (0 if again else self._drain_delay_s)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop; uvicorn asks ten times a second."""
+        if self._serving.failure or time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve embeddings and recommendations from a bundle over HTTP.",
+        epilog=EPILOG.format(reference()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", help="folder that `python -m training export` wrote")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", help="port to listen on")
+    parser.add_argument("--catalogue", help="writable folder of the catalogue")
+    return parser.parse_args()
+
+
+def _end(sentence: str, status: int) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+    # Without the interpreter's own end: a thread that still loads would hold it up.
+    os._exit(status)
+
+
+def _serve(settings: Settings) -> None:
+    app = create_app(settings)
+    serving: Serving = app.state.serving
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.request_timeout_s) + 5,
+    )
+    server = Server(config, serving, settings.drain_delay_s)
+    try:
+        server.run()
+    except SystemExit:  # uvicorn has logged why, as when the port is taken
+        _end(f"the service cannot listen on {settings.host}:{settings.port}", FAILED)
+    if serving.failure:
+        _end(serving.failure, FAILED)
+    if serving.loading:
+        _end("stopped while starting", 0)
+
+
+def main() -> None:
+    """Read the settings and serve until a signal."""
+    arguments = _arguments()
+    try:
+        settings = read_settings(
+            bundle=arguments.bundle,
+            host=arguments.host,
+            port=arguments.port,
+            catalogue_dir=arguments.catalogue,
+        )
+    except BadSettings as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(BAD_SETTINGS)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    _serve(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The FastAPI application."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+
+from service import version
+from service.edge import Edge
+from service.errors import MEDIA_TYPE, answer_errors
+from service.metrics import Metrics
+from service.routes import embed, health, items, recommend
+from service.serving import Serving
+from service.settings import Settings
+
+DESCRIPTION = """Embeddings for sequential recommenders, from item attributes.
+
+`POST /embed` turns attributes into vectors. `PUT /items/{id}` adds an item to the catalogue;
+`POST /recommend` ranks the catalogue for a user's history, `POST /search` for a vector.
+Errors are `application/problem+json` (RFC 9457).
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app; once it runs it loads in the background, and says 503 until that is done."""
+    metrics = Metrics()
+    serving = Serving(settings, metrics)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        # A daemon: a process that is stopped while it loads need not wait for the end of it.
+        threading.Thread(target=serving.load, name="load", daemon=True).start()
+        yield
+        await serving.close()
+
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None,
+        title="LLMEmb",
+        version=version(),
+        description=DESCRIPTION,
+        lifespan=life,
+        redirect_slashes=False,
+    )
+    app.state.serving = serving
+    app.state.metrics = metrics
+    for module in (embed, recommend, items, health):
+        app.include_router(module.router)
+        for route in module.router.routes:
+            assert isinstance(route, APIRoute)  # noqa: S101
+            for method in route.methods or ():
+                path = route.path.replace(":path}", "}")
+                metrics.expect_route(method, path, route.status_code or 200)
+    answer_errors(app)
+    app.add_middleware(
+        Edge,
+        max_body_bytes=settings.max_body_bytes,
+        timeout_s=settings.request_timeout_s,
+        metrics=metrics,
+    )
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's schema, with the media type that problems really have."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        for path in schema["paths"].values():
+            for operation in path.values():
+                for status, response in operation["responses"].items():
+                    if int(status) >= 400:
+                        response["content"] = {
+                            MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}
+                        }
+        # `{item_id:path}` is Starlette's way to say that an id may hold slashes.
+        schema["paths"] = {
+            path.replace(":path}", "}"): operations for path, operations in schema["paths"].items()
+        }
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,295 @@
+"""What the service refuses to do, and the status and body a client sees for it."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from models import OutOfMemory
+from models.item import InvalidItem
+
+MEDIA_TYPE = "application/problem+json"
+MOST_ERRORS = 20  # of one body; more help nobody
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong with a request."""
+
+    field: str = Field(description="JSON path in the body", examples=["items[3].attributes.price"])
+    message: str
+    value: str | None = Field(None, description="what was sent, as JSON, cut to 80 characters")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(description="stable name of the error", examples=["urn:llmemb:unknown-item"])
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="path of the request")
+    request_id: str
+    errors: list[FieldError] = []
+
+
+class ServiceError(Exception):
+    """Base of every error that the service raises on purpose.
+
+    Attributes:
+        retry_after_s: when to come again, for errors that pass.
+        errors: fields that are wrong.
+    """
+
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, errors: Sequence[FieldError] = ()
+    ) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+        self.errors = list(errors)
+
+
+class Malformed(ServiceError):
+    """The request is no HTTP or JSON that could be read."""
+
+
+class UnknownItem(ServiceError):
+    """The catalogue has no such item, or none of the history's."""
+
+
+class BodyTooLarge(ServiceError):
+    """The body has more bytes than LLMEMB_MAX_BODY_BYTES."""
+
+
+class NotJSON(ServiceError):
+    """The body is of another content type."""
+
+
+class Invalid(ServiceError):
+    """A field of the request has a value that cannot be used."""
+
+    @classmethod
+    def field(cls, field: str, message: str, value: object = None) -> "Invalid":
+        """The error for one field."""
+        return cls(
+            f"{field}: {message}",
+            errors=[FieldError(field=field, message=message, value=shown(value))],
+        )
+
+
+class Overloaded(ServiceError):
+    """Too much is waiting; the same request may succeed later."""
+
+
+class NotReady(ServiceError):
+    """The service is starting, draining or closed."""
+
+
+class TooLate(ServiceError):
+    """The answer took longer than LLMEMB_REQUEST_TIMEOUT_S."""
+
+
+class StorageFull(ServiceError):
+    """The disk of the catalogue has no room; nothing was changed."""
+
+
+class Unexpected(ServiceError):
+    """A defect; its text stays in the log."""
+
+
+STATUS: dict[type[Exception], HTTPStatus] = {
+    Malformed: HTTPStatus.BAD_REQUEST,
+    UnknownItem: HTTPStatus.NOT_FOUND,
+    BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    NotJSON: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidItem: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    Unexpected: HTTPStatus.INTERNAL_SERVER_ERROR,
+    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    OutOfMemory: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLate: HTTPStatus.GATEWAY_TIMEOUT,
+    StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+}
+
+REASON: dict[int, str] = {
+    400: "The body is no JSON, or the path cannot be decoded.",
+    404: "The catalogue has no such item.",
+    413: "The body is too large.",
+    415: "The content type is not application/json.",
+    422: "A field has a value that cannot be used; `errors` names it.",
+    429: "Too many items are waiting; come again after Retry-After seconds.",
+    500: "A defect of the service; its log has the request id.",
+    503: "Starting, draining or out of memory; come again after Retry-After seconds.",
+    504: "The answer took too long.",
+    507: "The disk of the catalogue is full; nothing was changed.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may fail with these statuses."""
+    return {
+        status: {"description": REASON[status], "model": Problem}
+        for status in sorted({*statuses, 500})
+    }
+
+
+def shown(value: object) -> str | None:
+    """A value of a request as JSON that is short enough for an error, in ASCII."""
+    if value is None:
+        return None
+    try:
+        text = json.dumps(value, default=repr, ensure_ascii=True)
+    except (ValueError, RecursionError):
+        text = "…"
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def answer(
+    error: Exception, path: str, request_id: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The response for an error of STATUS or its subclasses."""
+    kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
+    status = STATUS[kind]
+    retry = getattr(error, "retry_after_s", None)
+    detail = str(error)
+    if kind is OutOfMemory:
+        retry, detail = 1, f"out of memory: {error}; send fewer or shorter items"
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+    return _response(
+        f"urn:llmemb:{name}",
+        status,
+        detail,
+        path,
+        request_id,
+        getattr(error, "errors", []),
+        {**(headers or {}), **({"Retry-After": str(max(1, math.ceil(retry)))} if retry else {})},
+    )
+
+
+def _response(
+    kind: str,
+    status: HTTPStatus,
+    detail: str,
+    path: str,
+    request_id: str,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    problem = Problem(
+        type=kind,
+        title=status.phrase,
+        status=status,
+        detail=detail,
+        instance=path,
+        request_id=request_id,
+        errors=list(errors),
+    )
+    return JSONResponse(problem.model_dump(), status, headers, media_type=MEDIA_TYPE)
+
+
+def request_path(scope: Mapping[str, Any]) -> str:
+    """The path as it was sent, in ASCII."""
+    raw: bytes = scope.get("raw_path") or str(scope["path"]).encode("ascii", "backslashreplace")
+    return raw.decode("ascii", "backslashreplace")
+
+
+async def _known(request: Request, error: Exception) -> JSONResponse:
+    if not request.scope["path"].startswith("/health/"):  # a probe is told, not refused
+        request.app.state.metrics.observe_refusal(error)
+    return answer(error, request_path(request.scope), request.state.request_id)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
+    status = HTTPStatus(error.status_code)
+    detail = error.detail if error.detail != status.phrase else status.description
+    return _response(
+        "about:blank",
+        status,
+        detail or status.phrase,
+        request_path(request.scope),
+        request.state.request_id,
+        headers=error.headers,
+    )
+
+
+async def _schema(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return await _known(request, invalid(error.errors(), error.body))
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Give every error a problem+json body. Unexpected ones are service.edge's."""
+    for kind in STATUS:
+        app.add_exception_handler(kind, _known)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _schema)
+
+
+def invalid(errors: Sequence[Mapping[str, Any]], body: object) -> Invalid:
+    """Pydantic's errors over a decoded body as one Invalid, one FieldError a field.
+
+    Pydantic reports a value that fits no member of a union once a member, under a path that
+    holds the member's name; these become one error under the path that the client knows.
+    """
+    found: dict[str, FieldError] = {}
+    unions: set[str] = set()
+    for error in errors:
+        place, *parts = error["loc"]
+        path, foreign = _path(parts, body, error["type"]) if place == "body" else (parts, False)
+        field = _written(path) or "body"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "recursion_loop":
+            message = "is nested too deeply"
+        elif foreign:
+            message = "must be a string, a number, a boolean, null, or a list of those"
+            unions.add(field)
+        value = None if error["type"] == "missing" else error.get("input")
+        found.setdefault(field, FieldError(field=field, message=message, value=shown(value)))
+    for field in unions:
+        # A list with one bad part fits no member either; the part says it better.
+        if any(other != field and other.startswith(field + "[") for other in found):
+            del found[field]
+    listed = list(found.values())[:MOST_ERRORS]
+    detail = f"{listed[0].field}: {listed[0].message}"
+    if len(found) > 1:
+        detail += f" (and {len(found) - 1} more)"
+    return Invalid(detail, errors=listed)
+
+
+def _path(parts: Sequence[Any], body: object, kind: str) -> tuple[list[Any], bool]:
+    """The steps that lead somewhere in the body, and whether others were left out."""
+    path: list[Any] = []
+    node = body
+    foreign = False
+    for position, part in enumerate(parts):
+        last = position == len(parts) - 1
+        if (isinstance(node, dict) and part in node) or (
+            isinstance(node, list) and isinstance(part, int) and part < len(node)
+        ):
+            node = node[part]
+        elif not (last and kind == "missing"):
+            foreign = True
+            continue
+        path.append(part)
+    return path, foreign
+
+
+def _written(path: Sequence[Any]) -> str:
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.fullmatch(r"\w{1,64}", part, re.ASCII):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{shown(part)}]"
+    return text if len(text) <= 200 else text[:199] + "…"

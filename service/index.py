@@ -1,0 +1,227 @@
+"""The catalogue in memory: exact inner-product search in every view, while items come and go.
+
+FAISS crashes when it is changed while it is searched. So nothing here is ever changed: a
+Snapshot is a large main block with its FAISS indexes, a mask of what is no longer in it, and a
+small block of recent upserts that is searched by numpy. A change makes a new Snapshot that
+shares all it can; readers keep theirs. Shapes: n items of a block, W = a view's width.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Views = Mapping[str, Floats]
+
+MERGE_AT = 1000  # recent items; searching that many by numpy costs less than one FAISS call
+
+
+@dataclass(frozen=True)
+class Block:
+    """Items in a fixed order.
+
+    Attributes:
+        ids: of the items.
+        rows: of each id, its place.
+        tables: of each view, (n, W) float32; zeros where an item lacks the view.
+        present: of each view, (n,) which items have it.
+    """
+
+    ids: Sequence[str]
+    rows: Mapping[str, int]
+    tables: Mapping[str, Floats]
+    present: Mapping[str, Mask]
+
+    @classmethod
+    def of(cls, items: Mapping[str, Views], widths: Mapping[str, int]) -> "Block":
+        """The block of items, each with the views it has."""
+        tables = {view: np.zeros((len(items), width), np.float32) for view, width in widths.items()}
+        present = {view: np.zeros(len(items), bool) for view in widths}
+        for row, views in enumerate(items.values()):
+            for view, vector in views.items():
+                tables[view][row] = vector
+                present[view][row] = True
+        return cls(list(items), {each: row for row, each in enumerate(items)}, tables, present)
+
+    def views(self, row: int) -> dict[str, Floats]:
+        """The vectors of one item."""
+        return {view: self.tables[view][row] for view in self.tables if self.present[view][row]}
+
+
+class Snapshot:
+    """The catalogue at one moment; safe to read from any thread.
+
+    Places: item i of the main block is place i, item j of the recent ones is place n + j.
+
+    Args:
+        main: the large block.
+        indexes: of each view, FAISS over the main block's table.
+        live: (n,) which items of the main block are still in the catalogue as they stand there.
+        recent: items that came after; none is live in main.
+    """
+
+    def __init__(
+        self, main: Block, indexes: Mapping[str, faiss.IndexFlatIP], live: Mask, recent: Block
+    ) -> None:
+        self.main = main
+        self.recent = recent
+        self._indexes = indexes
+        self._live = live
+        self._count = int(live.sum()) + len(recent.ids)
+
+    @classmethod
+    def of(cls, items: Mapping[str, Views], widths: Mapping[str, int]) -> "Snapshot":
+        """The snapshot of exactly these items."""
+        return cls._over(Block.of(items, widths), widths)
+
+    @classmethod
+    def _over(cls, main: Block, widths: Mapping[str, int]) -> "Snapshot":
+        indexes, tables = {}, {}
+        for view, width in widths.items():
+            index = faiss.IndexFlatIP(width)
+            index.add(main.tables[view])
+            indexes[view] = index
+            # FAISS has copied the table; look at its copy and let ours go.
+            stored = faiss.rev_swig_ptr(index.get_xb(), len(main.ids) * width)
+            tables[view] = stored.reshape(-1, width) if len(main.ids) else main.tables[view]
+        shared = Block(main.ids, main.rows, tables, main.present)
+        return cls(shared, indexes, np.ones(len(main.ids), bool), Block.of({}, widths))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, item_id: str) -> bool:
+        return self.place(item_id) is not None
+
+    def place(self, item_id: str) -> int | None:
+        """Where an item stands; None if it is not in the catalogue."""
+        if (row := self.recent.rows.get(item_id)) is not None:
+            return len(self.main.ids) + row
+        row = self.main.rows.get(item_id)
+        return row if row is not None and self._live[row] else None
+
+    def item_id(self, place: int) -> str:
+        """Who stands at a place."""
+        start = len(self.main.ids)
+        return self.main.ids[place] if place < start else self.recent.ids[place - start]
+
+    def views(self, item_id: str) -> dict[str, Floats] | None:
+        """The vectors of an item; None if it is not in the catalogue."""
+        place = self.place(item_id)
+        if place is None:
+            return None
+        start = len(self.main.ids)
+        return self.main.views(place) if place < start else self.recent.views(place - start)
+
+    def allowed(self, exclude: Iterable[str] = ()) -> Mask:
+        """(places,) who may be answered."""
+        mask = np.concatenate([self._live, np.ones(len(self.recent.ids), bool)])
+        places = [place for each in exclude if (place := self.place(each)) is not None]
+        mask[places] = False
+        return mask
+
+    def gather(self, places: NDArray[np.int64]) -> tuple[dict[str, Floats], dict[str, Mask]]:
+        """Vectors and presence of the items at some places, as models.scorer takes them."""
+        start = len(self.main.ids)
+        old, new = places[places < start], places[places >= start] - start
+        if len(old) and len(new) and not (np.diff(places) >= 0).all():
+            raise ValueError("places must ascend")
+        tables = {
+            view: np.concatenate([self.main.tables[view][old], self.recent.tables[view][new]])
+            for view in self.main.tables
+        }
+        present = {
+            view: np.concatenate([self.main.present[view][old], self.recent.present[view][new]])
+            for view in self.main.tables
+        }
+        return tables, present
+
+    def search(
+        self, view: str, query: Floats, k: int, allowed: Mask
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """The k best items in one view by inner product, exactly.
+
+        Ties take the lower id (by code point), also where they straddle k.
+
+        Args:
+            query: (W,) float32, finite.
+            allowed: as `allowed` gives it; places that may be answered.
+
+        Returns:
+            Places and their scores, best first: k, or as many as are allowed and have the view.
+        """
+        start = len(self.main.ids)
+        may = allowed[:start] & self.main.present[view]
+        count = int(may.sum())
+        fetch = min(k + 1, count)
+        places, scores = self._search_main(view, query, fetch, may)
+        while len(places) < count and len(places) > k and scores[k - 1] == scores[-1]:
+            fetch = min(4 * fetch, count)  # the tie goes on beyond what was fetched
+            places, scores = self._search_main(view, query, fetch, may)
+        new = np.flatnonzero(allowed[start:] & self.recent.present[view])
+        places = np.concatenate([places, new + start])
+        scores = np.concatenate([scores, self.recent.tables[view][new] @ query])
+        order = self.ranked(places, scores, k)
+        return places[order], scores[order]
+
+    def _search_main(
+        self, view: str, query: Floats, k: int, may: Mask
+    ) -> tuple[NDArray[np.int64], Floats]:
+        if k == 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        bits = np.packbits(may, bitorder="little")
+        # Excludes inside the search, so k come back. The stubs know the C++ signatures only.
+        selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+        scores, places = self._indexes[view].search(
+            query[None],
+            k,
+            params=faiss.SearchParameters(sel=selector),  # type: ignore[call-arg]
+        )
+        found = places[0] >= 0
+        return places[0][found], scores[0][found]
+
+    def ranked(self, places: NDArray[np.int64], scores: Floats, k: int) -> list[int]:
+        """Positions of the k best, best first; ties take the lower id."""
+        chosen: NDArray[np.int64] = np.arange(len(scores))
+        if len(scores) > k:
+            least = np.partition(scores, len(scores) - k)[len(scores) - k]
+            chosen = np.flatnonzero(scores >= least)
+        return sorted(chosen.tolist(), key=lambda at: (-scores[at], self.item_id(int(places[at]))))[
+            :k
+        ]
+
+    def with_changes(
+        self, upserts: Mapping[str, Views], deletes: Iterable[str], widths: Mapping[str, int]
+    ) -> "Snapshot":
+        """The next snapshot; this one stays as it is."""
+        live = self._live.copy()
+        recent: dict[str, Views] = {
+            each: self.recent.views(row) for row, each in enumerate(self.recent.ids)
+        }
+        for item_id in [*upserts, *deletes]:
+            recent.pop(item_id, None)
+            if (row := self.main.rows.get(item_id)) is not None:
+                live[row] = False
+        recent.update(upserts)
+        if len(recent) > MERGE_AT:
+            kept = np.flatnonzero(live)
+            new = Block.of(recent, widths)
+            ids = [self.main.ids[row] for row in kept.tolist()] + list(new.ids)
+            merged = Block(
+                ids,
+                {each: row for row, each in enumerate(ids)},
+                {
+                    view: np.concatenate([self.main.tables[view][kept], new.tables[view]])
+                    for view in widths
+                },
+                {
+                    view: np.concatenate([self.main.present[view][kept], new.present[view]])
+                    for view in widths
+                },
+            )
+            return Snapshot._over(merged, widths)
+        return Snapshot(self.main, self._indexes, live, Block.of(recent, widths))

@@ -1,0 +1,135 @@
+"""What is measured, under which names. Each app has a registry of its own."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from models import OutOfMemory
+from service import version
+from service.errors import NotReady, Overloaded, StorageFull, TooLate
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS"}
+UNMATCHED = "unmatched"
+REFUSALS: dict[type[Exception], str] = {
+    Overloaded: "queue_full",
+    NotReady: "not_ready",
+    TooLate: "deadline",
+    OutOfMemory: "out_of_memory",
+    StorageFull: "storage_full",
+}
+
+
+class Metrics:
+    """The service's metrics; every label set that is known beforehand stands at 0."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "http_server_request_duration_seconds",
+            "Time from a request's first byte to the last of its answer.",
+            ["method", "route", "status"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.embedded = Counter(
+            "llmemb_embed_items_total",
+            "Items embedded, by where their LLM vector came from.",
+            ["source"],
+            registry=self.registry,
+        )
+        self.stage = Histogram(
+            "llmemb_embed_stage_seconds",
+            "Stages of embedding: render, cache and project of a request, queue of a prompt, "
+            "forward of a batch.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.cache = Counter(
+            "llmemb_cache_requests_total",
+            "Vectors looked up in the cache; an error is answered as a miss.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.batch_items = Histogram(
+            "llmemb_batch_items",
+            "Prompts of a forward pass.",
+            buckets=ITEMS,
+            registry=self.registry,
+        )
+        self.batch_tokens = Histogram(
+            "llmemb_batch_tokens",
+            "The items' own tokens of a forward pass.",
+            buckets=TOKENS,
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "llmemb_waiting_items", "Prompts waiting for the LLM.", registry=self.registry
+        )
+        self.rejected = Counter(
+            "llmemb_rejected_total",
+            "Requests refused for the service's own state.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.truncated = Counter(
+            "llmemb_truncated_total",
+            "Embedded items that lost text to the token limit.",
+            registry=self.registry,
+        )
+        self.index_items = Gauge(
+            "llmemb_index_items", "Items that can be recommended.", registry=self.registry
+        )
+        self.search = Histogram(
+            "llmemb_index_search_seconds",
+            "Finding and scoring candidates for one request.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.build = Gauge(
+            "llmemb_build_info",
+            "Always 1; the labels say what runs.",
+            ["version", "bundle", "encoder"],
+            registry=self.registry,
+        )
+        for source in ("cache", "model"):
+            self.embedded.labels(source)
+        for stage in ("render", "cache", "queue", "forward", "project"):
+            self.stage.labels(stage)
+        for result in ("hit", "miss", "error"):
+            self.cache.labels(result)
+        for reason in REFUSALS.values():
+            self.rejected.labels(reason)
+
+    def observe_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
+        """Count one answered request; what clients may invent is folded into one label."""
+        self.requests.labels(
+            method if method in METHODS else "other", route or UNMATCHED, str(status)
+        ).observe(seconds)
+
+    def observe_refusal(self, error: Exception) -> None:
+        """Count an error if it is for the service's own state, not the request's."""
+        for kind, reason in REFUSALS.items():
+            if isinstance(error, kind):
+                self.rejected.labels(reason).inc()
+
+    def expect_route(self, method: str, route: str, status: int) -> None:
+        """Have a route's normal answer stand at 0 before the first request."""
+        self.requests.labels(method, route, str(status))
+
+    def loaded(self, bundle: str, encoder: str) -> None:
+        """Say which hashes are served."""
+        self.build.labels(version(), bundle, encoder).set(1)
+
+    def text(self) -> bytes:
+        """The Prometheus exposition."""
+        return generate_latest(self.registry)

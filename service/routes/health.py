@@ -1,0 +1,144 @@
+"""What the service is, whether it lives, whether it is ready, and its metrics."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
+
+from models.prompt import PromptTemplate
+from service import version
+from service.errors import NotReady, problems
+from service.serving import READY, Parts, Serving, parts_of, serving_of
+
+router = APIRouter(tags=["service"])
+
+
+class ViewInfo(BaseModel):
+    """One named way to see an item as a vector."""
+
+    name: str = Field(examples=["text"])
+    width: int = Field(description="Numbers in its vectors.", examples=[128])
+    source: str = Field(
+        description="`projection`: any item has it. `table`: training items only.",
+        examples=["projection"],
+    )
+    max_history: int = Field(description="Items of a history that the model reads.", examples=[50])
+    weight: float = Field(description="In the sum of the views' scores.", examples=[0.5])
+
+
+class Limits(BaseModel):
+    """What one request may ask for."""
+
+    max_items: int = Field(description="of one /embed", examples=[64])
+    max_history: int = Field(1000, description="ids of one /recommend")
+    max_k: int = 500
+    max_exclude: int = 10_000
+    max_body_bytes: int
+    max_tokens: int = Field(description="of one item's text that the LLM reads", examples=[512])
+    request_timeout_s: float
+
+
+class Info(BaseModel):
+    """What is served."""
+
+    name: str = Field(description="Of the bundle.", examples=["ml-100k"])
+    version: str = Field(description="Of the service.")
+    bundle_version: str = Field(description="Of the software that exported the bundle.")
+    bundle: str = Field(description="Hash of all that changes an answer.")
+    encoder: str = Field(description="Hash of what turns text into LLM vectors.")
+    llm: str = Field(description="The base LLM.", examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
+    llm_dim: int = Field(description="Width of an LLM vector.", examples=[576])
+    dtype: str = Field(description="What the LLM runs in here.", examples=["bfloat16"])
+    views: list[ViewInfo]
+    template: PromptTemplate = Field(description="How an item becomes text.")
+    items: int = Field(description="In the catalogue now.", examples=[1682])
+    training_items: int
+    limits: Limits
+    metrics: dict[str, Any] = Field(description="Measured at export, with their protocol.")
+
+
+class Live(BaseModel):
+    """The process works."""
+
+    status: str = Field("alive", examples=["alive"])
+
+
+class Ready(BaseModel):
+    """Requests will be answered."""
+
+    status: str = Field("ready", examples=["ready"])
+    items: int = Field(description="In the catalogue now.")
+    degraded: list[str] = Field(
+        description="What does not work but is not needed: `cache`.", examples=[[]]
+    )
+
+
+@router.get("/info", summary="What is served", responses=problems(503))
+async def info(
+    parts: Annotated[Parts, Depends(parts_of)], serving: Annotated[Serving, Depends(serving_of)]
+) -> Info:
+    """Bundle, views, limits and the figures measured at export."""
+    bundle = parts.bundle
+    manifest = bundle.manifest
+    settings = serving.settings
+    return Info(
+        name=manifest.name,
+        version=version(),
+        bundle_version=manifest.version,
+        bundle=bundle.bundle_hash,
+        encoder=bundle.encoder_hash,
+        llm=manifest.llm.name,
+        llm_dim=manifest.llm_dim,
+        dtype=bundle.dtype,
+        views=[
+            ViewInfo(
+                name=view.name,
+                width=view.width,
+                source=view.source,
+                max_history=view.max_history,
+                weight=view.weight,
+            )
+            for view in manifest.views
+        ],
+        template=manifest.template,
+        items=len(parts.store.snapshot),
+        training_items=manifest.items,
+        limits=Limits(
+            max_items=settings.max_items,
+            max_body_bytes=settings.max_body_bytes,
+            max_tokens=manifest.max_tokens,
+            request_timeout_s=settings.request_timeout_s,
+        ),
+        metrics=manifest.metrics,
+    )
+
+
+@router.get("/health/live", summary="Is the process worth keeping?", responses=problems(503))
+async def live(serving: Annotated[Serving, Depends(serving_of)]) -> Live:
+    """200 while inference can run or is being loaded; asks nothing outside the process."""
+    if not serving.alive:
+        raise NotReady("the inference thread has died; restart the process", retry_after_s=5)
+    return Live()
+
+
+@router.get("/health/ready", summary="Will requests be answered?", responses=problems(503))
+async def ready(serving: Annotated[Serving, Depends(serving_of)]) -> Ready:
+    """200 once the bundle is loaded and the catalogue searchable; 503 names the phase.
+
+    Redis is not needed: without it the service is ready and `degraded` says `cache`.
+    """
+    if serving.phase != READY:
+        raise NotReady(serving.phase, retry_after_s=2)
+    parts = serving.parts
+    await parts.cache.check()
+    return Ready(
+        items=len(parts.store.snapshot), degraded=["cache"] if parts.cache.degraded else []
+    )
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+async def metrics(serving: Annotated[Serving, Depends(serving_of)]) -> Response:
+    """All metrics in Prometheus' text format."""
+    return Response(serving.metrics.text(), media_type=CONTENT_TYPE_LATEST)

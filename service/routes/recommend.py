@@ -1,0 +1,155 @@
+"""Items for a history, and items near a vector."""
+
+import time
+import uuid
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.item import MAX_ID_BYTES
+from service.errors import Invalid, problems
+from service.requests import JSONRoute
+from service.serving import Parts, parts_of
+
+router = APIRouter(route_class=JSONRoute, tags=["recommend"])
+
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
+K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
+Exclude = Annotated[
+    list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
+]
+
+
+class RecommendRequest(BaseModel):
+    """A user's history, and what is wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"history": ["ml-1", "ml-50"], "k": 10}]},
+    )
+
+    history: list[ItemId] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Item ids, oldest first; the model reads the latest `max_history`.",
+    )
+    k: K = 25
+    exclude: Exclude = []
+    exclude_history: bool = Field(True, description="Whether to leave the history's items out.")
+
+
+class ScoredItem(BaseModel):
+    """An item and its score; higher is better."""
+
+    item_id: str = Field(examples=["ml-181"])
+    score: float = Field(examples=[4.2])
+
+
+class RecommendResponse(BaseModel):
+    """Items, best first; ties by id."""
+
+    bundle: str = Field(description="Hash of all that changes an answer.")
+    recommendation_id: str = Field(description="Of this answer, to join later events to it.")
+    items: list[ScoredItem]
+    unknown_history: list[str] = Field(description="Ids of the history that were skipped.")
+    degraded: list[str] = Field(
+        description="`fewer_than_k`: no more items are allowed. `cache`: Redis cannot be reached.",
+        examples=[[]],
+    )
+    took_ms: float
+
+
+class SearchRequest(BaseModel):
+    """A query vector of one view."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"view": "text", "vector": [0.1, 0.2], "k": 10}]},
+    )
+
+    view: str = Field(description="A view of GET /info.")
+    vector: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        min_length=1, max_length=65_536, description="As wide as the view."
+    )
+    k: K = 25
+    exclude: Exclude = []
+
+
+class SearchResponse(BaseModel):
+    """Items by inner product, best first; ties by id."""
+
+    bundle: str
+    view: str
+    items: list[ScoredItem]
+
+
+@router.post(
+    "/recommend",
+    summary="Recommend items for a history",
+    responses=problems(400, 404, 413, 415, 422, 429, 503, 504),
+)
+async def recommend(
+    query: RecommendRequest, parts: Annotated[Parts, Depends(parts_of)]
+) -> RecommendResponse:
+    """The k items most likely to follow this history.
+
+    Every item of the catalogue can come, also one that was added a moment ago. Ids that the
+    catalogue does not know are skipped and listed; 404 only if it knows none.
+    """
+    started = time.perf_counter()
+    ranked = await parts.recommender.recommend(
+        query.history, query.k, query.exclude, query.exclude_history
+    )
+    degraded = [
+        name
+        for name, applies in [
+            ("fewer_than_k", len(ranked.items) < query.k),
+            ("cache", parts.cache.degraded),
+        ]
+        if applies
+    ]
+    return RecommendResponse(
+        bundle=parts.bundle.bundle_hash,
+        recommendation_id=uuid.uuid4().hex,
+        items=[ScoredItem(item_id=item_id, score=score) for item_id, score in ranked.items],
+        unknown_history=ranked.unknown,
+        degraded=degraded,
+        took_ms=round(1000 * (time.perf_counter() - started), 3),
+    )
+
+
+@router.post(
+    "/search",
+    summary="Find the items nearest to a vector",
+    responses=problems(400, 413, 415, 422, 503, 504),
+)
+async def search(
+    query: SearchRequest, parts: Annotated[Parts, Depends(parts_of)]
+) -> SearchResponse:
+    """The k items with the largest inner product with a vector, in one view.
+
+    For a recommender of one's own: its user vector in, item ids out.
+    """
+    view = parts.bundle.views.get(query.view)
+    if view is None:
+        raise Invalid.field("view", f"must be one of {', '.join(parts.bundle.views)}", query.view)
+    if len(query.vector) != view.width:
+        raise Invalid.field(
+            "vector",
+            f"view {view.name!r} has vectors of {view.width} numbers; got {len(query.vector)}",
+        )
+    vector = np.array(query.vector, np.float64)
+    if np.abs(vector).max() > np.finfo(np.float32).max:
+        raise Invalid.field("vector", "holds a number that no 32-bit float can hold")
+    found = await parts.recommender.search(
+        view.name, vector.astype(np.float32), query.k, query.exclude
+    )
+    return SearchResponse(
+        bundle=parts.bundle.bundle_hash,
+        view=view.name,
+        items=[ScoredItem(item_id=item_id, score=score) for item_id, score in found],
+    )

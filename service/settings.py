@@ -1,0 +1,102 @@
+"""Everything an operator may change without a new image."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import DirectoryPath, Field, RedisDsn, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "LLMEMB_"
+
+
+class BadSettings(ValueError):
+    """A setting that cannot be used; the message names the variable, its value and the reason."""
+
+
+class Settings(BaseSettings):
+    """Read once at start-up from the environment, by read_settings."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    bundle: DirectoryPath = Field(description="folder that `python -m training export` wrote")
+    llm: DirectoryPath | None = Field(
+        None, description="folder of the base LLM, for a bundle exported without it"
+    )
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="what the LLM runs in; auto is bfloat16 where the hardware has it"
+    )
+    catalogue_dir: Path = Field(
+        Path("catalogue"), description="writable folder of the catalogue, of one process alone"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    redis_url: RedisDsn | None = Field(
+        None, description="cache shared by processes; none keeps the cache in this process"
+    )
+    redis_timeout_s: float = Field(
+        0.1, gt=0, le=10, description="longest wait for Redis; slower is a cache miss"
+    )
+    cache_ttl_s: int = Field(
+        7 * 24 * 3600, ge=1, description="lifetime of a cached vector in Redis"
+    )
+    cache_items: int = Field(10_000, ge=0, description="vectors kept by the in-process cache")
+    max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body")
+    max_items: int = Field(64, ge=1, le=1024, description="most items of one /embed")
+    batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass")
+    batch_wait_ms: float = Field(3.0, ge=0, le=1000, description="wait for a batch to fill")
+    max_waiting_items: int = Field(512, ge=1, description="items waiting for the LLM; more is 429")
+    request_timeout_s: float = Field(30.0, gt=0, description="deadline of a request; later is 504")
+    drain_delay_s: float = Field(
+        0.0, ge=0, le=300, description="how long to say `draining` before the port closes"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line of the log"
+    )
+
+    @model_validator(mode="after")
+    def _one_request_fits_the_queue(self) -> "Settings":
+        if self.max_items > self.max_waiting_items:
+            raise ValueError(
+                f"{PREFIX}MAX_ITEMS is {self.max_items}, more than {PREFIX}MAX_WAITING_ITEMS, "
+                f"which is {self.max_waiting_items}"
+            )
+        return self
+
+
+def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
+    """Settings from the environment; an override that is not None wins.
+
+    Raises:
+        BadSettings: a value cannot be used.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise BadSettings(reason) from None
+        variable = PREFIX + str(first["loc"][0]).upper()
+        if first["type"] == "missing":
+            raise BadSettings(f"{variable} is not set: {describe(str(first['loc'][0]))}") from None
+        value = json.dumps(first["input"], default=str)
+        hint = ""
+        if value.startswith('"tcp://'):
+            # Kubernetes sets NAME_PORT for every service of a namespace.
+            hint = "; is that a Kubernetes service link? Set enableServiceLinks: false"
+        raise BadSettings(f"{variable} is {value}: {reason}{hint}") from None
+
+
+def describe(name: str) -> str:
+    """What a setting is, in a few words."""
+    return Settings.model_fields[name].description or name
+
+
+def reference() -> str:
+    """One line a variable: its name, default and meaning."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.default}"
+        lines.append(f"  {PREFIX + name.upper():<26} {field.description} ({default})")
+    return "\n".join(lines)
