@@ -7,7 +7,8 @@
 # PYTHON       interpreter for a new environment; default: the first that fits on PATH
 # VENV         the environment's folder; default .venv
 # TORCH_INDEX  index to install PyTorch from; default: pip's own configuration if that has a build
-#              without CUDA, else PyTorch's CPU index. Set it to a CUDA index to have CUDA.
+#              without CUDA, else PyTorch's CPU index. An address with /cu and a number in it,
+#              as PyTorch's own CUDA indexes have, is also the consent to install CUDA.
 #
 # Extras add up: what an earlier call installed stays. A run that was killed leaves
 # VENV/.unfinished, and the next one starts over (from pip's cache, so downloads are not repeated).
@@ -150,18 +151,21 @@ fi
 torch_version=$(pinned torch)
 if ! runs "import importlib.metadata as m
 raise SystemExit(m.version('torch').split('+')[0] != '$torch_version')"; then
-    index=${TORCH_INDEX:-}
-    if [ -z "$index" ]; then
-        # --no-deps: the build's own list of requirements shows whether it wants CUDA.
-        if ! "$venv/bin/python" -m pip install --quiet --dry-run --no-deps --ignore-installed \
-            --report "$report" "torch==$torch_version" >"$log" 2>&1 || [ -n "$(cuda_packages)" ]; then
-            index=$cpu_index
-        fi
+    if [ -n "${TORCH_INDEX:-}" ]; then
+        index=$TORCH_INDEX
+        source="the index in TORCH_INDEX" # not its address, which may hold a password
+    elif "$venv/bin/python" -m pip install --quiet --dry-run --no-deps --ignore-installed \
+        --report "$report" "torch==$torch_version" >"$log" 2>&1 && [ -z "$(cuda_packages)" ]; then
+        index=
+        source="where pip's configuration points"
+    else
+        index=$cpu_index
+        source=$index
     fi
-    say "PyTorch $torch_version from ${TORCH_INDEX:+TORCH_INDEX}${TORCH_INDEX:-${index:-pip's own configuration}} (about 200 MB)"
-    # shellcheck disable=SC2086
-    pip install -c constraints.txt "torch==$torch_version" ${index:+--index-url "$index"} ||
-        fail "PyTorch $torch_version could not be installed, see above; set TORCH_INDEX to an index with a CPU build that this machine can reach, or PIP_FIND_LINKS to a folder with its wheel."
+    say "PyTorch $torch_version from $source (about 200 MB)"
+    # --no-deps: the rest comes from the ordinary index, which has the pinned versions.
+    pip install --no-deps -c constraints.txt "torch==$torch_version" ${index:+--index-url "$index"} ||
+        fail "PyTorch $torch_version could not be installed, see above; set TORCH_INDEX to an index with its CPU build that this machine can reach, or PIP_FIND_LINKS to a folder with that wheel."
 fi
 
 # --- the project ---------------------------------------------------------------------------
@@ -171,6 +175,7 @@ say "resolving $extras"
 pip install --quiet --dry-run --report "$report" "$@" ||
     fail "pip cannot resolve the versions in constraints.txt, see above."
 cuda=$(cuda_packages)
+case ${TORCH_INDEX:-} in */cu[0-9]*) cuda= ;; esac
 [ -z "$cuda" ] ||
     fail "these versions would bring CUDA ($cuda); set TORCH_INDEX=$cpu_index, or another index with PyTorch's CPU build, and run this again."
 say "installing $extras"
