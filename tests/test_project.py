@@ -40,8 +40,9 @@ TERRITORY = {
     "faiss": {"service"},
     "prometheus_client": {"service"},
 }
-# What a stop may take: saying so, then the requests that are running.
+# What a stop may take: saying so, then the requests that are running, then closing the files.
 STOPPING = ("drain_delay_s", "request_timeout_s")
+CLOSING_S = 5
 
 
 def imported(source: Path) -> set[str]:
@@ -335,7 +336,7 @@ def test_a_stop_leaves_time_for_the_running_requests(compose: dict[str, Any]) ->
         float(given.get(PREFIX + name.upper(), default)) for name, default in defaults.items()
     )
 
-    assert grace_s > longest_s
+    assert grace_s > longest_s + CLOSING_S
 
 
 def test_prometheus_scrapes_the_service_and_reads_the_rules() -> None:
@@ -345,6 +346,16 @@ def test_prometheus_scrapes_the_service_and_reads_the_rules() -> None:
     assert job["metrics_path"] == "/metrics"
     assert job["static_configs"] == [{"targets": ["service:8000"]}]
     assert all((ROOT / "docker" / "prometheus" / name).is_file() for name in config["rule_files"])
+
+
+def test_every_alert_says_what_happened_and_what_to_do() -> None:
+    rules = yaml.safe_load((ROOT / "docker" / "prometheus" / "rules.yml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+
+    assert len({alert["alert"] for alert in alerts}) == len(alerts) > 0
+    for alert in alerts:
+        assert alert["annotations"].keys() == {"summary", "action"}
+        assert alert["labels"]["severity"] in {"page", "ticket"}
 
 
 def test_every_metric_in_an_alert_is_one_the_service_has() -> None:
