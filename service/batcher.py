@@ -205,6 +205,9 @@ class Batcher:
             future.set_result(function())
         except Exception as error:
             future.set_exception(error)
+        except BaseException:
+            future.set_exception(NotReady("inference has stopped", retry_after_s=5))
+            raise
 
     def _collect(self) -> list[_Waiting]:
         """The next batch, of at least one prompt unless all who waited have left."""
@@ -249,6 +252,11 @@ class Batcher:
                 if not entry.job.future.done():
                     self._forward([entry])
             return
+        except BaseException:
+            # The thread ends with this one; nobody else will answer these callers.
+            for entry in batch:
+                _fail(entry.job.future, NotReady("inference has stopped", retry_after_s=5))
+            raise
         seconds = time.perf_counter() - started
         self._metrics.stage.labels("forward").observe(seconds)
         self._metrics.batch_items.observe(len(batch))

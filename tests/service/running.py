@@ -1,0 +1,104 @@
+"""The service on a real socket: in this process (quick to start) or in one of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.serving import Parts
+from service.settings import read_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Client(httpx.Client):
+    """An HTTP client of one running service, and the app where it runs in this process."""
+
+    def __init__(self, port: int, app: FastAPI | None = None) -> None:
+        super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
+        self.port = port
+        self._app = app
+
+    @property
+    def parts(self) -> Parts:
+        assert self._app
+        parts: Parts = self._app.state.serving.parts
+        return parts
+
+    def embed(self, *items: dict[str, Any], **fields: object) -> dict[str, Any]:
+        answer = self.post("/embed", json={"items": list(items), **fields})
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def recommended(self, history: list[str], **fields: object) -> list[tuple[str, float]]:
+        answer = self.post("/recommend", json={"history": history, **fields})
+        assert answer.status_code == 200, answer.text
+        return [(each["item_id"], each["score"]) for each in answer.json()["items"]]
+
+    def metric(self, line: str) -> float:
+        text = self.get("/metrics").text
+        return float(next(each for each in text.splitlines() if each.startswith(line)).split()[-1])
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if self.get("/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < deadline, "the service did not become ready"
+            time.sleep(0.05)
+
+
+@contextmanager
+def in_this_process(bundle: Path, catalogue: Path, **settings: object) -> Iterator[Client]:
+    """The app behind uvicorn in a thread."""
+    settings = {"dtype": "float32", **settings}
+    app = create_app(read_settings(bundle=bundle, catalogue_dir=catalogue, **settings))
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with Client(listener.getsockname()[1], app) as client:
+            client.wait_until_ready()
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+
+
+def start_process(bundle: Path, catalogue: Path, port: int, **env: str) -> "subprocess.Popen[str]":
+    """`python -m service` in a process of its own."""
+    arguments = [f"--bundle={bundle}", f"--catalogue={catalogue}", f"--port={port}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LLMEMB_DTYPE": "float32", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

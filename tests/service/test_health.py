@@ -1,0 +1,134 @@
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from models.bundle import Bundle
+from service.app import create_app
+from service.metrics import Metrics
+from service.settings import read_settings
+from tests.service.conftest import Serve
+from tests.service.running import Client
+
+
+def test_info_says_what_is_served(shared: Client, bundle: Bundle) -> None:
+    info = shared.get("/info").json()
+
+    assert info["bundle"] == bundle.bundle_hash
+    assert info["encoder"] == bundle.encoder_hash
+    assert (info["llm"], info["llm_dim"], info["dtype"]) == ("tiny-llama", 16, "float32")
+    assert [(v["name"], v["width"], v["source"]) for v in info["views"]] == [
+        ("text", 8, "projection"),
+        ("id", 4, "table"),
+    ]
+    assert info["template"]["noun"] == "film"
+    assert (info["items"], info["training_items"]) == (12, 12)
+    assert info["limits"]["max_items"] == 64
+
+
+def test_a_ready_service_lives_and_is_ready(shared: Client) -> None:
+    assert shared.get("/health/live").json() == {"status": "alive"}
+    assert shared.get("/health/ready").json() == {"status": "ready", "items": 12, "degraded": []}
+
+
+def test_until_it_is_loaded_it_lives_and_names_its_phase(tiny_bundle: Path, tmp_path: Path) -> None:
+    import asyncio
+
+    import httpx
+
+    app = create_app(read_settings(bundle=tiny_bundle, catalogue_dir=tmp_path))  # never started
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            paths = ("/health/live", "/health/ready", "/info", "/metrics")
+            return [await client.get(path) for path in paths]
+
+    live, ready, info, metrics = asyncio.run(ask())
+
+    assert live.status_code == 200
+    assert (ready.status_code, ready.json()["detail"]) == (503, "starting")
+    assert (info.status_code, info.json()["type"]) == (503, "urn:llmemb:not-ready")
+    assert int(info.headers["retry-after"]) >= 1
+    assert metrics.status_code == 200
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_inference_thread_makes_liveness_red(serve: Serve) -> None:
+    client = serve()
+    batcher = client.parts.batcher
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    batcher._encode = die
+    answer = client.post("/embed", json={"items": [{"item_id": "x", "attributes": {"a": "b"}}]})
+    batcher._thread.join(5)
+
+    assert answer.status_code == 503
+    assert client.get("/health/live").status_code == 503
+
+
+EXPECTED = [
+    'http_server_request_duration_seconds_count{method="POST",route="/embed",status="200"} 0.0',
+    'llmemb_embed_items_total{source="cache"} 0.0',
+    'llmemb_embed_items_total{source="model"} 0.0',
+    *(
+        f'llmemb_embed_stage_seconds_count{{stage="{stage}"}} 0.0'
+        for stage in ("render", "cache", "queue", "forward", "project")
+    ),
+    *(f'llmemb_cache_requests_total{{result="{r}"}} 0.0' for r in ("hit", "miss", "error")),
+    "llmemb_batch_items_count 0.0",
+    "llmemb_batch_tokens_count 0.0",
+    "llmemb_waiting_items 0.0",
+    'llmemb_rejected_total{reason="queue_full"} 0.0',
+    "llmemb_truncated_total 0.0",
+    "llmemb_index_items 12.0",
+    "llmemb_index_search_seconds_count 0.0",
+]
+
+
+def test_every_metric_stands_at_zero_before_the_first_request(serve: Serve, bundle: Bundle) -> None:
+    text = serve().get("/metrics").text
+
+    for line in EXPECTED:
+        assert line in text.splitlines()
+    assert f'bundle="{bundle.bundle_hash}"' in text
+
+
+def test_metrics_are_named_as_prometheus_asks() -> None:
+    """The rules of `promtool check metrics` that apply here."""
+    text = Metrics().text().decode()
+
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    helps = dict(re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE))
+    assert kinds.keys() == helps.keys()
+    for name, kind in kinds.items():
+        assert name.startswith(("llmemb_", "http_server_"))
+        assert name.endswith("_total") == (kind == "counter")
+        assert not re.search(r"milli|_ms\b|minutes|_kilo|[A-Z]", name)
+        assert not name.endswith(("_count", "_sum", "_bucket", "_created"))
+
+
+def test_requests_are_counted_under_their_route_whatever_their_status(serve: Serve) -> None:
+    client = serve()
+    client.get("/items/a%2Fb")
+    client.get("/items/c")
+    client.get("/no/such/path")
+    client.request("INVENTED", "/nor/this")
+    time.sleep(0.05)
+
+    text = client.get("/metrics").text
+
+    prefix = "http_server_request_duration_seconds_count"
+    assert f'{prefix}{{method="GET",route="/items/{{item_id}}",status="404"}} 2.0' in text
+    assert f'{prefix}{{method="GET",route="unmatched",status="404"}} 1.0' in text
+    assert f'{prefix}{{method="other",route="unmatched",status="404"}} 1.0' in text
+
+
+def test_two_apps_have_their_own_metrics(shared: Client, serve: Serve) -> None:
+    other = serve()
+    shared.recommended(["1"])
+
+    assert other.metric("llmemb_index_search_seconds_count") == 0

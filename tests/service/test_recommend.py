@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from models.bundle import Bundle
+from models.item import Item
+from service.recommender import Recommender
+from tests.service.conftest import Serve
+from tests.service.running import Client
+
+HISTORY = ["3", "11", "7", "0"]  # film 11 has no `id` view
+
+
+def exhaustive(
+    bundle: Bundle, history: list[str], new: list[Item] | None = None
+) -> list[tuple[str, float]]:
+    """What models.scorer says about the whole catalogue and some new items, best first."""
+    items = [*bundle.catalogue, *(new or [])]
+    vectors = bundle.encode([bundle.prompt(item) for item in items]).vectors
+    views = dict(
+        zip(
+            [i.item_id for i in items],
+            bundle.item_views([i.item_id for i in items], vectors),
+            strict=True,
+        )
+    )
+    tables = {
+        name: np.stack(
+            [views[i.item_id].get(name, np.zeros(view.width, np.float32)) for i in items]
+        )
+        for name, view in bundle.views.items()
+    }
+    present = {name: np.array([name in views[i.item_id] for i in items]) for name in bundle.views}
+    read = {
+        name: np.array([views[each][name] for each in history if name in views[each]]).reshape(
+            -1, view.width
+        )
+        for name, view in bundle.views.items()
+    }
+    scores = bundle.scorer.score(bundle.scorer.queries(bundle.states([read])), tables, present)[0]
+    ranked = sorted(
+        zip((i.item_id for i in items), scores.tolist(), strict=True),
+        key=lambda pair: (-pair[1], pair[0]),
+    )
+    return [pair for pair in ranked if pair[0] not in history]
+
+
+def agree(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> None:
+    assert [item_id for item_id, _ in found] == [item_id for item_id, _ in expected]
+    np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-4)
+
+
+@pytest.mark.parametrize("history", [HISTORY, ["11"], ["5"], ["1", "2"] * 30])
+def test_the_service_ranks_as_the_scorer_does(
+    shared: Client, bundle: Bundle, history: list[str]
+) -> None:
+    agree(shared.recommended(history, k=500), exhaustive(bundle, history))
+
+
+def test_new_items_are_ranked_as_the_scorer_does(serve: Serve, bundle: Bundle) -> None:
+    client = serve()
+    new = [Item(item_id=f"n{n}", attributes={"title": f"New {n}"}) for n in range(20)]
+    client.embed(*(item.model_dump() for item in new), index=True)
+
+    found = client.recommended([*HISTORY, "n3"], k=500)
+
+    agree(found, exhaustive(bundle, [*HISTORY, "n3"], new))
+
+
+def test_candidates_of_a_large_catalogue_give_the_same_ranking(
+    serve: Serve, bundle: Bundle
+) -> None:
+    client = serve()
+    new = [Item(item_id=f"n{n}", attributes={"title": f"New {n}"}) for n in range(60)]
+    client.embed(*(item.model_dump() for item in new), index=True)
+    recommender: Recommender = client.parts.recommender
+    recommender._score_all = 0  # as if 72 items were many
+
+    found = client.recommended(HISTORY, k=20)
+
+    agree(found, exhaustive(bundle, HISTORY, new)[:20])
+
+
+def test_excluded_items_are_left_out_and_k_still_come(shared: Client) -> None:
+    everything = shared.recommended(["1"], k=500)
+    best = [item_id for item_id, _ in everything[:4]]
+
+    found = shared.recommended(["1"], k=5, exclude=[*best, "unknown"])
+
+    assert found == everything[4:9]
+
+
+def test_the_history_may_come_back_when_asked_for(shared: Client) -> None:
+    without = dict(shared.recommended(["1"], k=500))
+    with_it = dict(shared.recommended(["1"], k=500, exclude_history=False))
+
+    assert "1" not in without
+    assert set(with_it) == {*without, "1"}
+
+
+def test_unknown_ids_are_skipped_and_listed(shared: Client) -> None:
+    answer = shared.post("/recommend", json={"history": ["x", "1", "y", "x"], "k": 3}).json()
+
+    assert answer["unknown_history"] == ["x", "y"]
+    assert [(e["item_id"], e["score"]) for e in answer["items"]] == shared.recommended(["1"], k=3)
+    assert answer["degraded"] == []
+
+
+def test_a_history_of_nothing_but_unknown_ids_is_a_404(shared: Client) -> None:
+    answer = shared.post("/recommend", json={"history": ["x", "y"]})
+
+    assert answer.status_code == 404
+    assert answer.json()["type"] == "urn:llmemb:unknown-item"
+
+
+def test_fewer_than_k_are_said(shared: Client) -> None:
+    answer = shared.post("/recommend", json={"history": ["1"], "k": 100}).json()
+
+    assert len(answer["items"]) == 11
+    assert answer["degraded"] == ["fewer_than_k"]
+
+
+def test_everything_may_be_excluded(shared: Client) -> None:
+    every = [str(number) for number in range(12)]
+
+    assert shared.recommended(["1"], exclude=every) == []
+    vector = [1.0] * 8
+    answer = shared.post("/search", json={"view": "text", "vector": vector, "exclude": every})
+    assert answer.json()["items"] == []
+
+
+def test_answers_tell_themselves_apart(shared: Client) -> None:
+    answers = [shared.post("/recommend", json={"history": ["1"]}).json() for _ in range(2)]
+
+    assert answers[0]["recommendation_id"] != answers[1]["recommendation_id"]
+    assert answers[0]["items"] == answers[1]["items"]
+    assert answers[0]["took_ms"] > 0
+
+
+@pytest.mark.parametrize("view", ["text", "id"])
+def test_search_orders_by_inner_product(shared: Client, bundle: Bundle, view: str) -> None:
+    table, present = bundle.training_views()[view]
+    vector = table[0] + 0.1
+
+    answer = shared.post("/search", json={"view": view, "vector": vector.tolist(), "k": 500})
+
+    scores = dict(zip(bundle.catalogue.ids, (table @ vector).tolist(), strict=True))
+    known = [i for i, there in zip(bundle.catalogue.ids, present, strict=True) if there]
+    found = [(each["item_id"], each["score"]) for each in answer.json()["items"]]
+    agree(found, sorted(((i, scores[i]) for i in known), key=lambda pair: -pair[1]))
+    assert answer.json()["view"] == view
