@@ -8,6 +8,7 @@ from pydantic import DirectoryPath, Field, RedisDsn, ValidationError, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "LLMEMB_"
+MAX_ITEMS = 1024  # of one /embed, whatever the operator says
 
 
 class BadSettings(ValueError):
@@ -42,7 +43,7 @@ class Settings(BaseSettings):
     )
     cache_items: int = Field(10_000, ge=0, description="vectors kept by the in-process cache")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body")
-    max_items: int = Field(64, ge=1, le=1024, description="most items of one /embed")
+    max_items: int = Field(64, ge=1, le=MAX_ITEMS, description="most items of one /embed")
     batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass")
     batch_wait_ms: float = Field(3.0, ge=0, le=1000, description="wait for a batch to fill")
     max_waiting_items: int = Field(512, ge=1, description="items waiting for the LLM; more is 429")

@@ -11,6 +11,7 @@ from service.embedder import Embedded
 from service.errors import Invalid, problems
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
+from service.settings import MAX_ITEMS
 from service.store import Entry
 
 router = APIRouter(route_class=JSONRoute, tags=["embed"])
@@ -33,7 +34,9 @@ class EmbedRequest(BaseModel):
     )
 
     items: list[Item] = Field(
-        min_length=1, description="At most `max_items` of GET /info, each id once."
+        min_length=1,
+        max_length=MAX_ITEMS,
+        description="At most `max_items` of GET /info, each id once.",
     )
     view: str | None = Field(None, description="Answer this view alone; a projection of GET /info.")
     index: bool = Field(False, description="Also put the items into the catalogue, all or none.")

@@ -1,6 +1,7 @@
 """Every bad request gets its status, and names what is wrong."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,6 +127,28 @@ def test_nested_lists_are_a_4xx(shared: Client, depth: int) -> None:
 
     assert answer.status_code in {400, 422}, answer.text
     assert len(answer.text) < 2000
+
+
+HOSTILE = {
+    "objects in an attribute": b'{"items":[{"item_id":"x","attributes":{"a":[%s{}]}}]}'
+    % (b"{}," * 690_000),
+    "numbers for items": b'{"items":[%s1]}' % (b"1," * 1_000_000),
+    "texts for numbers": b'{"view":"text","vector":[%s""]}' % (b'"",' * 690_000),
+    "numbers for ids": b'{"history":[%s1]}' % (b"1," * 1_000_000),
+    "brackets": b"[" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_body_is_refused_quickly(shared: Client, body: bytes) -> None:
+    path = "/embed" if b"items" in body else "/search" if b"view" in body else "/recommend"
+    started = time.perf_counter()
+
+    answer = shared.post(path, content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code in {400, 422}
+    assert len(answer.text) < 10_000
+    assert time.perf_counter() - started < 5
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])

@@ -1,8 +1,11 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from models.bundle import Bundle
 from models.item import Item
+from service import index
 from service.recommender import Recommender
 from tests.service.conftest import Serve
 from tests.service.running import Client
@@ -148,3 +151,36 @@ def test_search_orders_by_inner_product(shared: Client, bundle: Bundle, view: st
     found = [(each["item_id"], each["score"]) for each in answer.json()["items"]]
     agree(found, sorted(((i, scores[i]) for i in known), key=lambda pair: -pair[1]))
     assert answer.json()["view"] == view
+
+
+def test_recommending_while_items_come_and_go_is_safe(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "MERGE_AT", 5)
+    client = serve()
+    client.parts.recommender._score_all = 0  # search FAISS, too
+
+    def change(worker: int) -> set[int]:
+        statuses = set()
+        for number in range(12):
+            path = f"/items/w{worker}-{number}"
+            body = {"attributes": {"title": f"{worker} {number}"}}
+            statuses.add(client.put(path, json=body).status_code)
+            if number % 2:
+                statuses.add(client.delete(path).status_code)
+        return statuses
+
+    def read(_: int) -> set[int]:
+        body = {"history": ["1", "2"], "k": 50}
+        return {client.post("/recommend", json=body).status_code for _ in range(30)}
+
+    with ThreadPoolExecutor(5) as pool:
+        writers = [pool.submit(change, worker) for worker in range(3)]
+        readers = [pool.submit(read, reader) for reader in range(2)]
+        written = set().union(*(each.result() for each in writers))
+        answered = set().union(*(each.result() for each in readers))
+
+    assert written == {201, 204}
+    assert answered == {200}
+    left = {item_id for item_id, _ in client.recommended(["1"], k=500) if item_id[0] == "w"}
+    assert left == {f"w{worker}-{number}" for worker in range(3) for number in range(0, 12, 2)}
