@@ -78,7 +78,7 @@ def last_states(
     for row, history in enumerate(recent):
         items[row, longest - len(history) :] = history
         valid[row, longest - len(history) :] = True
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         states = model(torch.from_numpy(items).to(device), torch.from_numpy(valid).to(device))
         last: NDArray[np.float32] = states[:, -1].float().cpu().numpy()

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from models import OutOfMemory
+from models.encoder import Encoder, batches_by_length
+from models.item import Item
+from models.llm import LLMError, fingerprint_folder, load_model
+from models.prompt import Prompt, PromptTemplate
+from tests.tiny import TEMPLATE, films, write_llm
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_llm: Path) -> Encoder:
+    return Encoder.load(tiny_llm, dtype="float32")
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [TEMPLATE.render(item) for item in films(count)]
+
+
+def test_a_batch_equals_its_singles(encoder: Encoder) -> None:
+    texts = [*prompts(9), Prompt(TEMPLATE.instruction, "x", (("title", 1),))]
+
+    together = encoder.encode(texts).vectors
+
+    alone = np.concatenate([encoder.encode([text]).vectors for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_token_budget_changes_no_vector(encoder: Encoder) -> None:
+    np.testing.assert_allclose(
+        encoder.encode(prompts(9), batch_tokens=1).vectors,
+        encoder.encode(prompts(9), batch_tokens=10_000).vectors,
+        atol=1e-5,
+    )
+
+
+def test_a_vector_is_the_mean_over_the_items_own_tokens(encoder: Encoder) -> None:
+    prompt = Prompt("ab", "cde", (("title", 3),))
+    ids = torch.tensor([encoder.tokenizer("abcde")["input_ids"]])
+    with torch.inference_mode():
+        states = encoder.llm(input_ids=ids).last_hidden_state[0]
+
+    encoded = encoder.encode([prompt])
+
+    np.testing.assert_allclose(encoded.vectors[0], states[2:].mean(dim=0).numpy(), atol=1e-5)
+    assert encoded.tokens.tolist() == [3]
+
+
+def test_text_beyond_the_limit_is_cut_and_its_attributes_are_named(tiny_llm: Path) -> None:
+    short = Encoder.load(tiny_llm, dtype="float32", max_tokens=len("title is Sea; br"))
+    template = PromptTemplate(priority=("title",))
+    item = Item(item_id="1", attributes={"title": "Sea", "brand": "Bee", "colour": "red"})
+
+    encoded = short.encode([template.render(item)])
+
+    assert encoded.cut == [("brand", "colour")]
+    assert encoded.tokens.tolist() == [16]
+
+
+def test_a_merged_adapter_gives_the_vectors_of_the_unmerged_one(
+    tiny_llm: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    tuned = get_peft_model(
+        load_model(tiny_llm, torch.float32),
+        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False),
+    )
+    tuned.save_pretrained(str(tmp_path))
+    plain = Encoder.load(tiny_llm, dtype="float32")
+    unmerged = Encoder(tuned.eval(), plain.tokenizer)
+
+    merged = Encoder.load(tiny_llm, tmp_path, dtype="float32")
+
+    expected = unmerged.encode(prompts(3)).vectors
+    np.testing.assert_allclose(merged.encode(prompts(3)).vectors, expected, atol=1e-5)
+    assert not np.allclose(expected, plain.encode(prompts(3)).vectors, atol=1e-3)
+
+
+def test_batches_hold_every_position_once_and_keep_the_budget() -> None:
+    lengths = [3, 9, 1, 4, 4, 30]
+
+    found = list(batches_by_length(lengths, budget=12))
+
+    assert sorted(place for batch in found for place in batch) == list(range(6))
+    assert found[0] == [5]  # longer than the budget: alone
+    assert all(len(b) * max(lengths[p] for p in b) <= 12 for b in found[1:])
+
+
+def test_running_out_of_memory_has_an_error_of_its_own(encoder: Encoder) -> None:
+    class Full(torch.nn.Module):
+        config = encoder.llm.config
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, **_: object) -> None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(OutOfMemory, match="1 prompts"):
+        Encoder(Full(), encoder.tokenizer).encode(prompts(1))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LLMError, match="needs config.json"):
+        fingerprint_folder(tmp_path)
+
+
+def test_two_llms_have_two_fingerprints(tiny_llm: Path, tmp_path: Path) -> None:
+    assert fingerprint_folder(tiny_llm) == fingerprint_folder(write_llm(tmp_path / "same"))
+    assert fingerprint_folder(tiny_llm) != fingerprint_folder(write_llm(tmp_path / "b", seed=1))

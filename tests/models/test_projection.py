@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from models.projection import Projection
+
+RANDOM = np.random.default_rng(0)
+
+
+def vectors(count: int = 200, width: int = 6) -> np.ndarray:
+    mix = RANDOM.normal(size=(width, width))
+    return (RANDOM.normal(size=(count, width)) @ mix + 5.0).astype(np.float32)
+
+
+def scaled(projection: Projection, given: np.ndarray) -> np.ndarray:
+    return ((torch.from_numpy(given) - projection.mean) @ projection.directions).numpy()
+
+
+def test_whitening_gives_mean_zero_and_the_identity_as_covariance() -> None:
+    given = vectors()
+    projection = Projection(6, (4, 3), "whiten")
+
+    projection.fit(given)
+
+    white = scaled(projection, given)
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(4), atol=1e-3)
+
+
+def test_standardising_gives_every_dimension_variance_one_and_a_constant_one_zero() -> None:
+    given = vectors()
+    given[:, 2] = 7.0
+    projection = Projection(6, (6, 3), "standardise")
+
+    projection.fit(given)
+
+    np.testing.assert_allclose(scaled(projection, given).std(axis=0), [1, 1, 0, 1, 1, 1], atol=1e-4)
+
+
+def test_fewer_items_than_directions_do_no_harm() -> None:
+    projection = Projection(6, (6, 3), "whiten")
+
+    projection.fit(vectors(count=3))
+
+    assert np.isfinite(projection(torch.from_numpy(vectors(5))).detach().numpy()).all()
+
+
+def test_a_batch_equals_its_singles_and_vectors_have_length_one() -> None:
+    given = vectors(5)
+    projection = Projection(6, (4, 3), "whiten")
+    projection.fit(given)
+
+    together = projection(torch.from_numpy(given)).detach()
+
+    alone = torch.stack([projection(torch.from_numpy(row)).detach() for row in given])
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("dims", "scaling"), [((4,), "whiten"), ((7, 3), "whiten"), ((4, 3), "centre")]
+)
+def test_widths_that_do_not_fit_are_refused(dims: tuple[int, ...], scaling: str) -> None:
+    with pytest.raises(ValueError, match="dims"):
+        Projection(6, dims, scaling)  # type: ignore[arg-type]

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.interactions import Interactions, leave_one_out
+
+
+def test_the_last_item_tests_and_the_one_before_validates() -> None:
+    split = leave_one_out(Interactions.of([[1, 2, 3, 4], [4, 2, 1]]), items=5)
+
+    assert [history.tolist() for history in split.train] == [[1, 2], [4]]
+    assert split.validation.tolist() == [3, 2]
+    assert split.test.tolist() == [4, 1]
+    assert [history.tolist() for history in split.test_histories] == [[1, 2, 3], [4, 2]]
+
+
+def test_counts_come_from_the_training_split_alone() -> None:
+    split = leave_one_out(Interactions.of([[1, 2, 3, 4], [4, 2, 1]]), items=5)
+
+    assert split.counts.tolist() == [0, 1, 1, 0, 1, 0]
+
+
+def test_users_too_short_to_split_are_left_out() -> None:
+    split = leave_one_out(Interactions.of([[1, 2], [1, 2, 3], [5]]), items=5)
+
+    assert split.test.tolist() == [3]
+    with pytest.raises(ValueError, match="none of 2 users has 3 interactions"):
+        leave_one_out(Interactions.of([[1, 2], [5]]), items=5)
+
+
+def test_the_head_is_the_top_fifth_and_ties_at_its_boundary_go_to_the_tail() -> None:
+    clear = leave_one_out(Interactions.of([[1, 1, 1, 2, 2, 3, 4, 5, 1, 1]]), items=5)
+    tied = leave_one_out(Interactions.of([[1, 1, 2, 2, 3, 4, 5, 1, 1]]), items=5)
+
+    assert np.flatnonzero(clear.head()).tolist() == [1]
+    assert np.flatnonzero(tied.head()).tolist() == []
+
+
+def test_saving_interactions_changes_nothing(tmp_path: Path) -> None:
+    interactions = Interactions.of([[3, 1, 2], [2]])
+
+    interactions.save(tmp_path)
+
+    loaded = Interactions.load(tmp_path)
+    assert [h.tolist() for h in loaded.histories()] == [[3, 1, 2], [2]]
+    assert loaded.users == interactions.users
