@@ -1,13 +1,14 @@
 """The service on a real socket: in this process (quick to start) or in one of its own."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port below the ones that the system gives to outgoing connections (from 32768)."""
+    while True:
+        port = random.randint(15_000, 32_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class Client(httpx.Client):
@@ -58,14 +61,16 @@ class Client(httpx.Client):
         text = self.get("/metrics").text
         return float(next(each for each in text.splitlines() if each.startswith(line)).split()[-1])
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
+    def wait_until_ready(self, process: "subprocess.Popen[str] | None" = None) -> None:
+        deadline = time.monotonic() + 60
         while True:
             try:
                 if self.get("/health/ready").status_code == 200:
                     return
             except httpx.TransportError:
                 pass
+            if process is not None and process.poll() is not None:
+                raise AssertionError(process.communicate()[0])
             assert time.monotonic() < deadline, "the service did not become ready"
             time.sleep(0.05)
 
@@ -91,14 +96,23 @@ def in_this_process(bundle: Path, catalogue: Path, **settings: object) -> Iterat
         listener.close()
 
 
-def start_process(bundle: Path, catalogue: Path, port: int, **env: str) -> "subprocess.Popen[str]":
-    """`python -m service` in a process of its own."""
+@contextmanager
+def in_a_process(
+    bundle: Path, catalogue: Path, port: int, **env: str
+) -> Iterator["subprocess.Popen[str]"]:
+    """`python -m service` in a process of its own, which does not outlive the block."""
+    # Few lines: nobody reads the pipe while it runs, and a full pipe would stop it.
+    env = {"LLMEMB_DTYPE": "float32", "LLMEMB_LOG_LEVEL": "error", **env}
     arguments = [f"--bundle={bundle}", f"--catalogue={catalogue}", f"--port={port}"]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "service", *arguments],
         cwd=ROOT,
-        env={**os.environ, "LLMEMB_DTYPE": "float32", **env},
+        env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
