@@ -7,6 +7,7 @@ of identical text are no negatives of each other; only the item's own words are 
 Writes adapter/ in peft's layout; nothing where `steps` is 0.
 """
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -111,7 +112,7 @@ def scft(run: Run) -> Step:
         if taken % recipe.scft.checkpoint_steps == 0 or taken == steps:
             tuner.save(step.folder / "checkpoint.pt", taken)
     bar.close()
-    tuner.peft.save_pretrained(str(step.folder / "adapter"), safe_serialization=True)
+    tuner.save_adapter(step.folder / "adapter")
     (step.folder / "checkpoint.pt").unlink()
     step.finish(steps=steps, adapter="adapter", llm=str(folder))
     return step
@@ -221,6 +222,16 @@ class _Tuner:
         facts = {"taken": taken, "weights": weights, "optimiser": self.optimiser.state_dict()}
         torch.save(facts, partial)
         partial.replace(path)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in peft's layout, the same bytes for the same adapter."""
+        self.peft.save_pretrained(str(folder), safe_serialization=True)
+        config = folder / "adapter_config.json"
+        fields = json.loads(config.read_text())
+        # A set in a new order each time, and a path of this machine.
+        fields["target_modules"] = sorted(fields["target_modules"])
+        fields["base_model_name_or_path"] = self.recipe.llm.path
+        config.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
 
     def load(self, path: Path) -> int:
         """Go on from a checkpoint; how many steps it had taken."""

@@ -1,0 +1,85 @@
+"""From a trained run to recommendations over HTTP."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from models.bundle import Bundle
+from models.item import read_items
+from tests.service.running import Client, in_this_process
+from training.interactions import Interactions, leave_one_out
+from training.ranking import scorer_of, target_ranks
+from training.rat import read_views
+from training.recipe import Run, read_recipe
+
+
+@pytest.fixture(scope="module")
+def client(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    bundle = tmp_path_factory.mktemp("copy") / "bundle"
+    shutil.copytree(trained / "bundle", bundle)  # nothing but the bundle may be needed
+    with in_this_process(bundle, tmp_path_factory.mktemp("catalogue")) as running:
+        yield running
+
+
+def test_a_served_vector_is_the_one_that_training_exported(client: Client, trained: Path) -> None:
+    items = list(read_items(trained / "bundle" / "items.jsonl"))[:20]
+    exported = load_file(trained / "bundle" / "views" / "text.safetensors")["items"][:20]
+
+    answer = client.embed(*[item.model_dump() for item in items])
+
+    served = np.array([each["vectors"]["text"] for each in answer["results"]])
+    np.testing.assert_allclose(served, exported, atol=1e-5)
+
+
+def test_the_service_ranks_as_evaluate_does(client: Client, trained: Path) -> None:
+    run = Run(read_recipe(trained.parent / "run.toml", []))
+    prepared = run.finished("prepare")
+    items = [item.item_id for item in read_items(prepared.folder / "items.jsonl")]
+    split = leave_one_out(Interactions.load(prepared.folder), len(items))
+    views, _, weights, factor = read_views(run)
+    shown = [view for view in views if view.name in weights]
+    evaluated = target_ranks(
+        shown, scorer_of(shown, weights, factor), split.test_histories, split.test
+    )
+
+    for user in range(25):
+        history = [items[row - 1] for row in split.test_histories[user]]
+        served = [item for item, _ in client.recommended(history, k=500)]
+        assert len(served) == len(items) - len(set(history))
+        assert served.index(items[split.test[user] - 1]) + 1 == evaluated[user]
+
+
+def test_what_comes_next_is_recommended_first(client: Client) -> None:
+    hits = 0
+    for start in range(20):
+        history = [f"i/{start + step}" for step in range(6)]
+        top = [item for item, _ in client.recommended(history, k=3)]
+        hits += f"i/{start + 6}" in top
+    assert hits >= 16
+
+
+def test_an_item_added_a_moment_ago_is_recommended_at_once(client: Client) -> None:
+    # A twin of item 6 by its attributes, with an id that training never saw.
+    known = client.get("/items/" + quote("i/6", safe="")).json()["attributes"]
+    history = [f"i/{number}" for number in range(6)]
+    before = [item for item, _ in client.recommended(history, k=500)]
+
+    added = client.put("/items/twin", json={"attributes": known})
+
+    after = [item for item, _ in client.recommended(history, k=500)]
+    assert added.status_code == 201
+    assert "twin" not in before
+    assert after.index("twin") < len(after) / 2
+    assert [item for item in after if item != "twin"] == before  # nobody else's place changed
+
+
+def test_what_the_bundle_says_of_itself_is_what_evaluate_measured(trained: Path) -> None:
+    measured = json.loads((trained / "evaluate" / "metrics.json").read_text())
+
+    assert Bundle.open(trained / "bundle").manifest.metrics == measured
