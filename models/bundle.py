@@ -31,7 +31,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from models.encoder import BATCH_TOKENS, DTypeName, Encoded, Encoder, dtype_name
-from models.item import Catalogue, InvalidItem, Item, read_items, write_items
+from models.item import Catalogue, Item, read_items, write_items
 from models.llm import defining_files, fingerprint, fingerprint_folder, sha256_of
 from models.projection import InputScaling, Projection
 from models.prompt import Prompt, PromptTemplate
@@ -406,7 +406,9 @@ class Bundle:
             )
         try:
             return cls._load(manifest, folder, llm, dtype)
-        except (SafetensorError, InvalidItem, KeyError, RuntimeError) as error:
+        except BundleError:
+            raise
+        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
             raise BundleError(f"{folder} does not fit its own manifest: {error}") from error
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 # What defines the vectors an LLM gives; other files in a folder (cards, licences) do not.
 DEFINING = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer*", "*.model")
@@ -82,6 +83,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     Raises:
         LLMError: the folder holds no safetensors model that transformers knows.
     """
+    transformers_logging.disable_progress_bar()  # a second of loading needs none
     try:
         model: torch.nn.Module = AutoModel.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
@@ -114,6 +116,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     Raises:
         LLMError: transformers cannot read the file.
     """
+    transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         causal = AutoModelForCausalLM.from_pretrained(

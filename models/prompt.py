@@ -56,9 +56,13 @@ class PromptTemplate(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = Field(TEMPLATE_VERSION, ge=TEMPLATE_VERSION, le=TEMPLATE_VERSION)
+    version: int = Field(
+        TEMPLATE_VERSION, ge=TEMPLATE_VERSION, le=TEMPLATE_VERSION, description="of the form"
+    )
     noun: str = Field("item", min_length=1, description="What an item is called: film, product.")
-    priority: tuple[str, ...] = ("title", "name")
+    priority: tuple[str, ...] = Field(
+        ("title", "name"), description="Attributes that come first; the rest follow by name."
+    )
     exclude: tuple[str, ...] = Field((), description="Attributes that are never rendered.")
 
     @property

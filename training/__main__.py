@@ -55,8 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _one(name: str, run: Run) -> None:
     # Imported when needed: `--help` and a wrong configuration answer at once.
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
-
     from training.encode import encode  # noqa: PLC0415
     from training.evaluate import evaluate  # noqa: PLC0415
     from training.export import export  # noqa: PLC0415
@@ -64,7 +62,6 @@ def _one(name: str, run: Run) -> None:
     from training.rat import rat  # noqa: PLC0415
     from training.scft import scft  # noqa: PLC0415
 
-    transformers_logging.disable_progress_bar()
     jobs = {
         "prepare": prepare,
         "scft": scft,

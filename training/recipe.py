@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,20 +37,22 @@ class _Section(BaseModel):
 class Data(_Section):
     """Where items and interactions come from; see training/sources."""
 
-    source: Literal["movielens", "tabular"]
+    source: Literal["movielens", "tabular"] = Field(description="its format")
     path: str = Field(description="a folder, a .zip file, a URL of one, or a pinned name")
     items: str = Field("items.jsonl", description="tabular: file of items in the folder")
     interactions: str = Field("interactions.csv", description="tabular: file in the folder")
-    unknown_items: Literal["drop", "fail"] = "drop"
+    unknown_items: Literal["drop", "fail"] = Field(
+        "drop", description="interactions with items that the items file lacks"
+    )
 
 
 class LLM(_Section):
     """Which LLM reads the prompts, and how."""
 
     path: str = Field(description="a folder, a hub id, or a pinned name")
-    revision: str | None = None
-    dtype: DTypeName = "auto"
-    max_tokens: int = Field(256, ge=8, le=8192)
+    revision: str | None = Field(None, description="of a hub id")
+    dtype: DTypeName = Field("auto", description="what the LLM runs in")
+    max_tokens: int = Field(256, ge=8, le=8192, description="of an item's own text; more is cut")
 
 
 class SCFT(_Section):
@@ -58,49 +60,56 @@ class SCFT(_Section):
 
     steps: int | None = Field(None, ge=0, description="0 leaves the LLM as it is")
     minutes: float = Field(5.0, gt=0, description="without `steps`: as many as fit in this time")
-    batch_items: int = Field(32, ge=2)
-    loss: Literal["infonce", "soft_target"] = "infonce"
-    temperature: float = Field(0.05, gt=0)
-    drop_attribute: float = Field(0.4, ge=0, lt=1)
-    drop_part: float = Field(0.2, ge=0, lt=1)
-    lora_rank: int = Field(8, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
-    learning_rate: float = Field(2e-4, gt=0)
-    checkpoint_steps: int = Field(10, ge=1)
+    batch_items: int = Field(32, ge=2, description="items of one step, two copies each")
+    loss: Literal["infonce", "soft_target"] = Field(
+        "infonce", description="cosine InfoNCE, or the paper's soft-target loss"
+    )
+    temperature: float = Field(0.05, gt=0, description="of the contrastive loss")
+    drop_attribute: float = Field(
+        0.4, ge=0, lt=1, description="chance that an attribute is left out"
+    )
+    drop_part: float = Field(0.2, ge=0, lt=1, description="chance of each word or list element")
+    lora_rank: int = Field(8, ge=1, description="of the adapter, on all linear layers")
+    lora_alpha: int = Field(32, ge=1, description="scale of the adapter, times the rank")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="on the adapter's input")
+    learning_rate: float = Field(2e-4, gt=0, description="highest; warm-up, then linear decay")
+    checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
 
 
 class Encode(_Section):
     """LLM vectors of the whole catalogue."""
 
-    shard_items: int = Field(512, ge=1)
+    shard_items: int = Field(512, ge=1, description="items of one shard, the unit of a resume")
 
 
 class SequenceSpec(_Section):
     """Which sequence model reads the item vectors, and how it is trained."""
 
-    model: str = "sasrec"
+    model: str = Field("sasrec", description="its registered name in models/sequence.py")
     options: dict[str, int | float] = Field(
-        default_factory=lambda: {"layers": 1, "heads": 2, "dropout": 0.3}
+        default_factory=lambda: {"layers": 1, "heads": 2, "dropout": 0.3},
+        description="arguments of the model",
     )
-    dim: int = Field(128, ge=2)
-    max_history: int = Field(100, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    dim: int = Field(128, ge=2, description="width of item vectors and states")
+    max_history: int = Field(100, ge=1, description="latest items that are read")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
     batch_tokens: int = Field(6400, ge=1, description="items in one batch, padding included")
-    negatives: int = Field(256, ge=1)
-    max_epochs: int = Field(200, ge=1)
+    negatives: int = Field(256, ge=1, description="uniform, shared by a batch")
+    max_epochs: int = Field(200, ge=1, description="at most")
     patience: int = Field(8, ge=1, description="epochs without a better validation NDCG@10")
 
 
 class TextView(_Section):
     """RAT: the projection of the LLM vectors."""
 
-    scaling: InputScaling = "whiten"
+    scaling: InputScaling = Field(
+        "whiten", description="of the LLM vectors: centre, standardise or whiten"
+    )
     principal: int = Field(256, ge=1, description="directions kept by whitening")
     hidden: int | None = Field(None, description="width of a middle linear layer; None: dim")
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
     alignment: float = Field(0.01, ge=0, description="weight of the alignment to the id view")
-    alignment_temperature: float = Field(0.1, gt=0)
+    alignment_temperature: float = Field(0.1, gt=0, description="of the alignment")
 
 
 class RAT(_Section):
@@ -113,22 +122,22 @@ class RAT(_Section):
 class Evaluate(_Section):
     """How results are measured."""
 
-    k: int = Field(10, ge=1)
+    k: int = Field(10, ge=1, description="length of the list that is measured")
     negatives: int = Field(100, ge=1, description="of the 1 + n sampled protocol")
-    bootstrap: int = Field(2000, ge=100)
+    bootstrap: int = Field(2000, ge=100, description="draws for an interval")
 
 
 class Export(_Section):
     """What the bundle holds."""
 
-    include_llm: bool = True
+    include_llm: bool = Field(True, description="False: the service names its folder by LLMEMB_LLM")
 
 
 class Recipe(_Section):
     """One run, as its TOML file says it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    seed: int = 42
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="of the run")
+    seed: int = Field(42, ge=0, description="of every random choice")
     folder: str = Field("runs/{name}", description="the run folder; {name} is filled in")
     cache: str = Field(".cache", description="where pinned downloads are kept")
     data: Data
