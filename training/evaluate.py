@@ -21,6 +21,8 @@ from training.rat import read_views
 from training.recipe import Evaluate, Run, Step, write_atomically
 from training.report import as_markdown
 
+Protocols = dict[str, dict[str, NDArray[np.float64]]]
+
 
 def evaluate(run: Run) -> Step:
     """Measure both models on the test split, once per configuration."""
@@ -28,23 +30,9 @@ def evaluate(run: Run) -> Step:
     step = run.step("evaluate", "rat", recipe.evaluate.model_dump())
     if step.done:
         return step
-    prepared = run.finished("prepare")
-    split = leave_one_out(Interactions.load(prepared.folder), int(prepared.facts["items"]))
-    views, _, weights, factor = read_views(run)
-    shown = [view for view in views if view.name in weights]
-    id_only = [view for view in views if view.name == "id"]
-    negatives = load_file(prepared.folder / "negatives.safetensors")["negatives"][1]
-
-    protocols: dict[str, dict[str, NDArray[np.float64]]] = {}
-    for protocol, drawn in (("full", None), ("sampled", negatives)):
-        protocols[protocol] = {
-            "id-only": target_ranks(id_only, None, split.test_histories, split.test, drawn),
-            "ours": target_ranks(
-                shown, scorer_of(shown, weights, factor), split.test_histories, split.test, drawn
-            ),
-        }
-    figures = summarise(protocols, split, recipe.evaluate)
-    figures["weights"] = weights
+    ranks, split = measure(run)
+    figures = summarise(ranks, split, recipe.evaluate)
+    figures["weights"] = run.finished("rat").facts["weights"]
     figures["scft_steps"] = run.finished("scft").facts["steps"]
     figures["seed"] = recipe.seed
     write_atomically(step.folder / "metrics.json", json.dumps(figures, indent=1) + "\n")
@@ -53,9 +41,26 @@ def evaluate(run: Run) -> Step:
     return step
 
 
-def summarise(
-    protocols: dict[str, dict[str, NDArray[np.float64]]], split: Split, spec: Evaluate
-) -> dict[str, Any]:
+def measure(run: Run) -> tuple[Protocols, Split]:
+    """Rank of each user's test item (U,), by protocol and model, and the split they belong to."""
+    prepared = run.finished("prepare")
+    split = leave_one_out(Interactions.load(prepared.folder), int(prepared.facts["items"]))
+    views, _, weights, factor = read_views(run)
+    shown = [view for view in views if view.name in weights]
+    scorer = scorer_of(shown, weights, factor)
+    id_only = [view for view in views if view.name == "id"]
+    negatives = load_file(prepared.folder / "negatives.safetensors")["negatives"][1]
+    before = split.test_histories
+    found: Protocols = {}
+    for protocol, drawn in (("full", None), ("sampled", negatives)):
+        found[protocol] = {
+            "id-only": target_ranks(id_only, None, before, split.test, drawn),
+            "ours": target_ranks(shown, scorer, before, split.test, drawn),
+        }
+    return found, split
+
+
+def summarise(protocols: Protocols, split: Split, spec: Evaluate) -> dict[str, Any]:
     """HR@k and NDCG@k with 95 % intervals, by protocol, model and group, and ours minus id-only."""
     head = split.head()[split.test]
     cold = split.counts[split.test] == 0

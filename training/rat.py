@@ -13,6 +13,7 @@ projection.safetensors) and scorer.json.
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,9 @@ def _train(
         epoch, best, since = saved["epoch"], saved["best"], saved["since"]
     bar = tqdm(total=spec.max_epochs, initial=epoch, desc=f"rat: {name} view", unit="epoch")
     while epoch < spec.max_epochs and since < spec.patience:
+        # Cosine decay: the last epochs settle, so less hangs on which one is picked.
+        for group in optimiser.param_groups:
+            group["lr"] = spec.learning_rate * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2
         loss = _epoch(table, model, optimiser, spec, split, [seed, epoch], scale, align)
         if not np.isfinite(loss):
             raise JobError(f"rat: the {name} view's loss is {loss} in epoch {epoch}")
