@@ -16,7 +16,7 @@ from benchmarks.figures import record
 from training.evaluate import evaluate, measure
 from training.metrics import hit_rate, interval, ndcg
 from training.rat import rat
-from training.recipe import Run, read_recipe
+from training.recipe import Run, read_config
 
 STEPS = ("prepare", "scft", "encode")
 
@@ -35,14 +35,14 @@ def main() -> None:
     per_seed = []
     for seed in range(1, given.seeds + 1):
         folder = Path("runs") / f"{given.name}-seed-{seed}"
-        changes = [*given.changes, f"folder={folder}", f"seed={seed}"]
-        run = Run(read_recipe(given.config, changes))
+        changes = [*given.changes, f"folder={folder}", f"rat.seed={seed}"]
+        run = Run(read_config(given.config, changes))
         for step in STEPS:
             if not (folder / step).exists():
                 shutil.copytree(given.run / step, folder / step)
         rat(run)
         evaluate(run)
-        ranks, split = measure(run)
+        ranks, split, _ = measure(run)
         weights = run.finished("rat").facts["weights"]
         print(f"seed {seed}: weights {json.dumps(weights)}", flush=True)
         per_seed.append(ranks)
@@ -52,9 +52,7 @@ def main() -> None:
     values: dict[str, tuple[float, str]] = {}
     for protocol in ("full", "sampled"):
         print(f"\n### {protocol}\n")
-        print(
-            "| group | targets | model | HR@10 mean (sd over seeds) | NDCG@10 mean (sd over seeds) |"
-        )
+        print("| group | targets | model | HR@10 (sd over seeds) | NDCG@10 (sd over seeds) |")
         print("|---|--:|---|---|---|")
         for group, members in groups.items():
             paired = {}

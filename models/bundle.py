@@ -42,7 +42,15 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
 Source = Literal["projection", "table", "popularity"]
-NOT_HASHED = {"metrics", "bundle_hash"}  # what changes no answer
+# What changes no answer; the LLM counts by its own SHA-256, wherever it lies.
+NOT_HASHED: dict[str, Any] = {
+    "name": True,
+    "version": True,
+    "data": True,
+    "metrics": True,
+    "bundle_hash": True,
+    "llm": {"name", "revision", "included"},
+}
 
 
 class BundleError(ValueError):
@@ -114,7 +122,11 @@ class Manifest(BaseModel):
     def hash(self) -> str:
         """The hash of all that changes an answer."""
         facts = self.model_dump(mode="json", exclude=NOT_HASHED)
-        facts["files"].pop(CARD, None)
+        facts["files"] = {
+            name: digest
+            for name, digest in self.files.items()
+            if name != CARD and not name.startswith("llm/")
+        }
         return _digest(facts)
 
 
@@ -214,7 +226,7 @@ def write_bundle(
         (partial / "llm").mkdir()
         for path in defining_files(llm):
             shutil.copyfile(path, partial / "llm" / path.name)
-    (partial / CARD).write_text(card)
+    (partial / CARD).write_text(card, encoding="utf-8")
 
     manifest = Manifest(
         format=FORMAT,
@@ -253,12 +265,14 @@ def write_bundle(
     )
     manifest = manifest.model_copy(update={"bundle_hash": manifest.hash()})
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-    for path in [*_files(partial), partial / "views", partial]:
+    for path in [*partial.rglob("*"), partial]:
         _fsync(path)
 
     previous = folder.with_name(f".{folder.name}.previous")
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
+        if any(folder.iterdir()) and not (folder / MANIFEST).exists():
+            raise BundleError(f"{folder} is there and is no bundle; it was not replaced")
         folder.rename(previous)
     partial.rename(folder)
     _fsync(folder.parent)
@@ -490,7 +504,7 @@ class Bundle:
         """Of each item, its vector (W,) in every view that it has.
 
         Views that are tables come by id and only training items have them; popularity comes
-        by id too, and a new item has none; the others come from the LLM vectors (n, d_llm).
+        by id too, and is 0 for a new item; the others come from the LLM vectors (n, d_llm).
         """
         projected = self.project(llm_vectors)
         found: list[dict[str, Floats]] = []

@@ -4,6 +4,7 @@ Shapes: B prompts of one batch, T tokens, n prompts in all, D = d_llm.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from models import OutOfMemory
+from models.item import InvalidItem
 from models.llm import load_model, load_tokenizer
 from models.prompt import Prompt
 
 DTypeName = Literal["auto", "bfloat16", "float32"]
+# CPU and CUDA allocators; "an illegal memory access" is another thing.
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 MAX_TOKENS = 512  # of the item's own text; attributes beyond are cut and reported
 BATCH_TOKENS = 2048
 
@@ -143,7 +147,7 @@ class Encoder(nn.Module):
         """Token ids of each prompt; instruction and body apart, so that no token spans both.
 
         Raises:
-            ValueError: a body that the tokenizer turns into no token at all.
+            InvalidItem: a body that the tokenizer turns into no token at all.
         """
         bodies = self.tokenizer(
             [prompt.body for prompt in prompts],
@@ -155,7 +159,7 @@ class Encoder(nn.Module):
             prompts, bodies["input_ids"], bodies["offset_mapping"], strict=True
         ):
             if not ids:
-                raise ValueError(f"the tokenizer finds no token in {prompt.body[:80]!r}")
+                raise InvalidItem(f"the tokenizer finds no token in {prompt.body[:80]!r}")
             kept = ids[: self.max_tokens]
             cut: tuple[str, ...] = ()
             if len(kept) < len(ids):
@@ -186,7 +190,7 @@ class Encoder(nn.Module):
             ).last_hidden_state  # (B, T, D)
             pooled: Tensor = (states.float() * own.to(device)).sum(dim=1)
         except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+            if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
                 raise
             raise OutOfMemory(f"{len(batch)} prompts of {longest} tokens do not fit") from error
         return pooled

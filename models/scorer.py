@@ -97,7 +97,10 @@ class Scorer:
             offset = query @ self.statistics[view].mean  # (B,)
             scores = (query @ candidates[view].T - offset[:, None]) * present[view]
             total = scores if total is None else total + scores
-            complete = present[view] if complete is None else complete & present[view]
+            # Where the history has no such view, nobody is scored in it, so nobody lacks it.
+            unread = ~np.any(query, axis=1, keepdims=True)  # (B, 1)
+            has: NDArray[np.bool_] = present[view] | unread  # (B, n)
+            complete = has if complete is None else complete & has
         if total is None or complete is None:
             raise ValueError("a score needs at least one view")
         return np.where(complete, total, total * self.partial_factor).astype(np.float32)

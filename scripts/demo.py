@@ -5,6 +5,7 @@ Everything it shows comes out of the run it makes or out of the service's HTTP a
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,9 +59,14 @@ def train() -> bool:
         say(f"Training takes {estimate()}, most of it the LLM; stop it when you like,")
         say("the same command goes on where it was.")
     command = [sys.executable, "-m", "training", "run", "--config", str(CONFIG)]
-    told = subprocess.run([*command, "--set", f"folder={RUN}"], check=False)
-    if told.returncode:
-        sys.exit(told.returncode)
+    with subprocess.Popen([*command, "--set", f"folder={RUN}"]) as process:
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+    if status:
+        sys.exit(status)
     return not finished
 
 
@@ -103,11 +109,12 @@ class Service:
     def call(self, method: str, path: str, body: object = None) -> Any:
         """The decoded answer of one request."""
         request = urllib.request.Request(self.address + path, method=method)
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, data, timeout=60) as answer:
+        with direct.open(request, data, timeout=60) as answer:
             return json.loads(answer.read() or "null")
 
     def film(self, item_id: str) -> str:
@@ -196,4 +203,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children are stopped on the way out
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; `make demo` goes on from here")

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from models.item import InvalidItem
 from models.prompt import Prompt
 from service.errors import NotReady, Overloaded
 from service.metrics import Metrics
@@ -274,7 +275,7 @@ class Batcher:
 
     @staticmethod
     def _explained(error: Exception, position: int) -> Exception:
-        if isinstance(error, ValueError | FloatingPointError):
+        if isinstance(error, InvalidItem | FloatingPointError):
             return Unreadable(position, type(error).__name__)
         return error
 

@@ -121,8 +121,12 @@ class Recommender:
             scores = everyone[places]
         else:
             most = max(CANDIDATES, CANDIDATES_PER_K * k)
+            # A view that is the same for every history, or says nothing of this one, ties half
+            # the catalogue; it counts in the score and finds no candidates.
             candidates = [
-                snapshot.search(view, query[0], most, allowed)[0] for view, query in queries.items()
+                snapshot.search(view, query[0], most, allowed)[0]
+                for view, query in queries.items()
+                if self._bundle.views[view].source != "popularity" and query.any()
             ]
             places = np.unique(np.concatenate(candidates))
             scores = scorer.score(queries, *snapshot.gather(places))[0]

@@ -119,7 +119,9 @@ def item_id_of(request: Request) -> str:
         Invalid: no id, too long, or with a control character.
     """
     raw: bytes = request.scope["raw_path"]
-    encoded = raw[raw.index(ITEM_PREFIX) + len(ITEM_PREFIX) :]
+    _, found, encoded = raw.partition(ITEM_PREFIX)
+    if not found:
+        raise Malformed("the path must say /items/ without percent signs in it")
     if re.search(rb"%(?![0-9a-fA-F]{2})", encoded):
         raise Malformed("the item id in the path has a % that no two hex digits follow; send %25")
     try:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from service.settings import reference
-from training.recipe import Recipe
+from training.recipe import RunConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +30,7 @@ def training_settings() -> str:
             shown = "required" if field.is_required() else f"`{default!r}`"
             lines.append(f"| `{prefix}{name}` | {shown} | {field.description or ''} |")
 
-    add(Recipe, "")
+    add(RunConfig, "")
     return "\n".join(lines) + "\n"
 
 

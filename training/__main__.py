@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from models import OutOfMemory
 from models.bundle import BundleError
 from models.item import InvalidItem
 from models.llm import LLMError
-from training.recipe import STEPS, JobError, Run, read_recipe
+from training.recipe import STEPS, JobError, Run, read_config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,17 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        changes = given.changes + ([f"data.path={given.source}"] if given.source else [])
-        recipe = read_recipe(given.config, changes)
-        run = Run(recipe)
+        run = Run(read_config(given.config, given.changes, given.source))
         with run.lock():
             for name in STEPS if given.step == "run" else (given.step,):
                 _one(name, run)
     except (JobError, LLMError, BundleError, InvalidItem) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    except OutOfMemory as error:
+        print(f"error: out of memory: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     except OSError as error:
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from models.encoder import Encoder, dtype_name, runtime_dtype
-from models.item import Catalogue, read_items
+from training.prepare import read_prepared
 from training.recipe import JobError, Run, Step
 
 
@@ -22,25 +22,25 @@ def encode(run: Run) -> Step:
     Raises:
         JobError: the LLM gives a vector that is not finite.
     """
-    recipe = run.recipe
-    dtype = dtype_name(runtime_dtype(recipe.llm.dtype))
-    step = run.step("encode", "scft", [recipe.encode.model_dump(), dtype])
+    config = run.config
+    dtype = dtype_name(runtime_dtype(config.llm.dtype))
+    step = run.step("encode", dtype=dtype)
     if step.done:
         return step
     tuned = run.finished("scft")
-    catalogue = Catalogue(read_items(run.finished("prepare").folder / "items.jsonl"))
+    catalogue, _ = read_prepared(run)
     adapter = tuned.folder / tuned.facts["adapter"] if tuned.facts["adapter"] else None
-    encoder = Encoder.load(Path(tuned.facts["llm"]), adapter, dtype, recipe.llm.max_tokens)
+    encoder = Encoder.load(Path(tuned.facts["llm"]), adapter, dtype, config.llm.max_tokens)
     shards = step.folder / "shards"
     shards.mkdir(exist_ok=True)
     tokens = cut = 0
     with tqdm(total=len(catalogue), desc="encode", unit="item") as bar:
-        for number, start in enumerate(range(0, len(catalogue), recipe.encode.shard_items)):
-            items = catalogue[start : start + recipe.encode.shard_items]
+        for number, start in enumerate(range(0, len(catalogue), config.encode.shard_items)):
+            items = catalogue[start : start + config.encode.shard_items]
             path = shards / f"{number:05d}.safetensors"
             if not path.exists():
                 try:
-                    encoded = encoder.encode([recipe.template.render(item) for item in items])
+                    encoded = encoder.encode([config.template.render(item) for item in items])
                 except FloatingPointError as error:
                     raise JobError(f"encode: {error}") from None
                 arrays = {

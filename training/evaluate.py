@@ -4,7 +4,7 @@ Leave-one-out. The headline ranks the full catalogue without the history; beside
 LLMEmb papers' protocol, one positive among n stored uniform negatives. Groups: overall; head and
 tail by training counts; cold, items without a training interaction.
 
-Writes metrics.json and report.md.
+Writes negatives.safetensors, metrics.json and report.md.
 """
 
 import json
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import save_file
 
-from training.interactions import Interactions, Split, leave_one_out
+from training.interactions import Split
 from training.metrics import hit_rate, interval, ndcg
-from training.ranking import scorer_of, target_ranks
+from training.prepare import read_prepared
+from training.ranking import sample_negatives, scorer_of, target_ranks
 from training.rat import read_views
-from training.recipe import Evaluate, Run, Step, write_atomically
+from training.recipe import Evaluate, JobError, Run, Step, write_atomically
 from training.report import as_markdown
 
 Protocols = dict[str, dict[str, NDArray[np.float64]]]
@@ -26,30 +27,37 @@ Protocols = dict[str, dict[str, NDArray[np.float64]]]
 
 def evaluate(run: Run) -> Step:
     """Measure both models on the test split, once per configuration."""
-    recipe = run.recipe
-    step = run.step("evaluate", "rat", recipe.evaluate.model_dump())
+    config = run.config
+    step = run.step("evaluate")
     if step.done:
         return step
-    ranks, split = measure(run)
-    figures = summarise(ranks, split, recipe.evaluate)
+    ranks, split, negatives = measure(run)
+    save_file({"negatives": negatives}, step.folder / "negatives.safetensors")
+    figures = summarise(ranks, split, config.evaluate)
     figures["weights"] = run.finished("rat").facts["weights"]
     figures["scft_steps"] = run.finished("scft").facts["steps"]
-    figures["seed"] = recipe.seed
+    figures["seed"] = config.rat.seed
     write_atomically(step.folder / "metrics.json", json.dumps(figures, indent=1) + "\n")
     write_atomically(step.folder / "report.md", as_markdown(figures))
     step.finish(**figures)
     return step
 
 
-def measure(run: Run) -> tuple[Protocols, Split]:
-    """Rank of each user's test item (U,), by protocol and model, and the split they belong to."""
-    prepared = run.finished("prepare")
-    split = leave_one_out(Interactions.load(prepared.folder), int(prepared.facts["items"]))
+def measure(run: Run) -> tuple[Protocols, Split, NDArray[np.int32]]:
+    """Rank of each user's test item (U,) by protocol and model, the split, and the negatives.
+
+    Raises:
+        JobError: the catalogue is too small for so many negatives.
+    """
+    _, split = read_prepared(run)
     views, _, weights, factor = read_views(run)
     shown = [view for view in views if view.name in weights]
     scorer = scorer_of(shown, weights, factor)
     id_only = [view for view in views if view.name == "id"]
-    negatives = load_file(prepared.folder / "negatives.safetensors")["negatives"][1]
+    try:
+        negatives = sample_negatives(split, run.config.evaluate.negatives, run.config.seed)
+    except ValueError as error:
+        raise JobError(str(error)) from None
     before = split.test_histories
     found: Protocols = {}
     for protocol, drawn in (("full", None), ("sampled", negatives)):
@@ -57,7 +65,7 @@ def measure(run: Run) -> tuple[Protocols, Split]:
             "id-only": target_ranks(id_only, None, before, split.test, drawn),
             "ours": target_ranks(shown, scorer, before, split.test, drawn),
         }
-    return found, split
+    return found, split, negatives
 
 
 def summarise(protocols: Protocols, split: Split, spec: Evaluate) -> dict[str, Any]:

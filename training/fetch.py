@@ -1,5 +1,8 @@
 """Pinned downloads: the default LLM and data set, out of wheels, verified by SHA-256 and cached."""
 
+import fcntl
+import hashlib
+import http.client
 import logging
 import shutil
 import subprocess
@@ -9,6 +12,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +46,15 @@ DATA = {
         "recbole/dataset_example/ml-100k/",
     )
 }
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """One process at a time fills the cache; others wait and find it filled."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
@@ -103,14 +117,15 @@ def llm_folder(path: str, revision: str | None, cache: Path) -> Path:
         if path not in LLMS:
             return find(path, revision)
         folder = cache / "llm" / path
-        if not folder.exists():
-            wheel = LLMS[path]
-            file = Path(wheel.folder).name
-            raw = cache / "llm" / f"{path}.gguf"
-            _extract(fetch_wheel(wheel, cache), wheel.folder, raw)
-            log.info("converting %s to safetensors", file)
-            convert_gguf(raw / file, folder)
-            shutil.rmtree(raw)
+        with _alone(cache):
+            if not folder.exists():
+                wheel = LLMS[path]
+                file = Path(wheel.folder).name
+                raw = cache / "llm" / f"{path}.gguf"
+                _extract(fetch_wheel(wheel, cache), wheel.folder, raw)
+                log.info("converting %s to safetensors", file)
+                convert_gguf(raw / file, folder)
+                shutil.rmtree(raw)
     except LLMError as error:
         raise JobError(f"llm.path: {error}") from None
     return folder
@@ -124,13 +139,16 @@ def data_folder(path: str, cache: Path) -> Path:
     """
     if path in DATA:
         folder = cache / "data" / path
-        wheel = fetch_wheel(DATA[path], cache)  # small; checked each time, then unpacked again
-        if not folder.exists():
-            _extract(wheel, DATA[path].folder, folder)
+        with _alone(cache):
+            if not folder.exists():
+                _extract(fetch_wheel(DATA[path], cache), DATA[path].folder, folder)
         return folder
     parts = urllib.parse.urlsplit(path)
-    if parts.scheme in {"http", "https", "file"}:
-        local = cache / "data" / Path(parts.path).name
+    if parts.scheme == "file":
+        path = urllib.request.url2pathname(parts.path)
+    elif parts.scheme in {"http", "https"}:
+        mark = hashlib.sha256(path.encode()).hexdigest()[:12]
+        local = cache / "data" / f"{mark}-{Path(parts.path).name}"
         if not local.exists():
             local.parent.mkdir(parents=True, exist_ok=True)
             partial = local.with_name(local.name + ".partial")
@@ -138,8 +156,11 @@ def data_folder(path: str, cache: Path) -> Path:
             try:
                 with urllib.request.urlopen(path, timeout=60) as source, partial.open("wb") as out:  # noqa: S310 - scheme checked above
                     shutil.copyfileobj(source, out)
-            except (urllib.error.URLError, OSError) as error:
+            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 raise JobError(f"data.path: {path} cannot be fetched: {error}") from None
+            if not zipfile.is_zipfile(partial):
+                partial.unlink()
+                raise JobError(f"data.path: what {path} gives is no whole zip file")
             partial.replace(local)
         path = str(local)
     place = Path(path).expanduser()

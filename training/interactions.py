@@ -57,13 +57,15 @@ class Interactions:
             {"rows": self.rows, "starts": self.starts, "times": self.times},
             folder / "interactions.safetensors",
         )
-        (folder / "users.txt").write_text("".join(f"{user}\n" for user in self.users))
+        (folder / "users.txt").write_text(
+            "".join(f"{user}\n" for user in self.users), encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "Interactions":
         """Read what save wrote."""
         arrays = load_file(folder / "interactions.safetensors")
-        users = (folder / "users.txt").read_text().split("\n")[:-1]
+        users = (folder / "users.txt").read_text(encoding="utf-8").split("\n")[:-1]
         return cls(arrays["rows"], arrays["starts"], arrays["times"], users)
 
 

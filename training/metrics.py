@@ -56,8 +56,8 @@ def interval(values: Floats, draws: int, seed: int = 0) -> tuple[float, float]:
     if not len(values):
         return (float("nan"), float("nan"))
     random = np.random.default_rng(seed)
-    # Draw counts, not indices: one (draws, U) product.
-    counts = random.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
-    means = counts @ values / len(values)
+    even = np.full(len(values), 1 / len(values))
+    # How often each user is drawn, one draw after the other: memory stays at U.
+    means = [random.multinomial(len(values), even) @ values / len(values) for _ in range(draws)]
     low, high = np.quantile(means, [0.025, 0.975])
     return (float(low), float(high))

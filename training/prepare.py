@@ -1,21 +1,18 @@
 """Recipe `prepare`: a source's items and interactions to a catalogue, histories and negatives.
 
-Writes items.jsonl (in catalogue order), interactions.safetensors, users.txt and
-negatives.safetensors (the fixed negatives of the sampled protocol).
+Writes items.jsonl (in catalogue order), interactions.safetensors and users.txt.
 """
 
 import logging
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
-from models.item import Catalogue, InvalidItem, write_items
+from models.item import Catalogue, InvalidItem, read_items, write_items
+from models.llm import sha256_of
 from training.fetch import data_folder
 from training.interactions import Interactions, Split, leave_one_out
-from training.recipe import Data, JobError, Run, Step, digest
-from training.sources import Events, Source, movielens, tabular
+from training.recipe import JobError, Run, Step, digest
+from training.sources import Events, movielens, tabular
 
 log = logging.getLogger(__name__)
 
@@ -26,31 +23,38 @@ def prepare(run: Run) -> Step:
     Raises:
         JobError: the source is wrong; says where.
     """
-    recipe = run.recipe
-    folder = data_folder(recipe.data.path, run.cache)
-    changed = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir())
-    facts = [recipe.data.model_dump(), recipe.evaluate.negatives, recipe.seed, changed]
-    step = run.step("prepare", None, facts)
+    data = run.config.data
+    folder = data_folder(data.path, run.cache)
+    names = (
+        movielens.files(folder) if data.source == "movielens" else (data.items, data.interactions)
+    )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise JobError(f"there is no file {folder / missing[0]}")
+    step = run.step("prepare", files={name: sha256_of(folder / name) for name in names})
     if step.done:
         return step
 
-    source = _read(recipe.data, folder)
+    if data.source == "movielens":
+        source = movielens.load(folder)
+    else:
+        source = tabular.load(folder, data.items, data.interactions)
     try:
         catalogue = Catalogue(source.items)
     except InvalidItem as error:
-        raise JobError(f"{recipe.data.path}: {error}") from None
-    interactions, unknown = histories(source.events, catalogue, recipe.data.unknown_items)
+        raise JobError(f"{data.path}: {error}") from None
+    interactions, unknown = histories(source.events, catalogue, data.unknown_items)
     try:
         split = leave_one_out(interactions, len(catalogue))
     except ValueError as error:
-        raise JobError(f"{recipe.data.path}: {error}") from None
+        raise JobError(f"{data.path}: {error}") from None
+    if max(len(history) for history in split.train) < 2:
+        raise JobError(
+            f"{data.path}: no user has 4 interactions, so there is nothing to learn from"
+        )
 
     write_items(step.folder / "items.jsonl", catalogue)
     interactions.save(step.folder)
-    save_file(
-        {"negatives": sample_negatives(split, recipe.evaluate.negatives, recipe.seed)},
-        step.folder / "negatives.safetensors",
-    )
     short = len(interactions) - len(split.train)
     if short:
         log.warning("%d users have fewer than 3 interactions and are left out", short)
@@ -66,10 +70,11 @@ def prepare(run: Run) -> Step:
     return step
 
 
-def _read(data: Data, folder: Path) -> Source:
-    if data.source == "movielens":
-        return movielens.load(folder)
-    return tabular.load(folder, data.items, data.interactions)
+def read_prepared(run: Run) -> tuple[Catalogue, Split]:
+    """The catalogue and the split of a finished prepare step."""
+    step = run.finished("prepare")
+    catalogue = Catalogue(read_items(step.folder / "items.jsonl"))
+    return catalogue, leave_one_out(Interactions.load(step.folder), len(catalogue))
 
 
 def histories(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple[Interactions, int]:
@@ -106,26 +111,3 @@ def histories(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple
         Interactions(rows[places], starts.astype(np.int64), times[places], list(by_user)),
         len(unknown),
     )
-
-
-def sample_negatives(split: Split, count: int, seed: int) -> NDArray[np.int32]:
-    """(2, U, count) int32: for validation and for test, items that the user never interacted with.
-
-    Uniform, without repetition, drawn once and stored, so that every model meets the same ones.
-
-    Raises:
-        JobError: the catalogue is too small for so many negatives.
-    """
-    items = len(split.counts) - 1
-    random = np.random.default_rng([seed, 1])
-    drawn = np.empty((2, len(split.train), count), np.int32)
-    for user, history in enumerate(split.train):
-        seen = np.concatenate([history, [split.validation[user], split.test[user]]])
-        free = np.setdiff1d(np.arange(1, items + 1), seen)
-        if len(free) < count:
-            raise JobError(
-                f"evaluate.negatives = {count}, but a user has only {len(free)} unseen items"
-            )
-        for side in range(2):
-            drawn[side, user] = random.choice(free, count, replace=False)
-    return drawn

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.bundle import TrainedView
 from models.scorer import Floats, Scorer
 from models.sequence import last_states
-from training.interactions import Rows
+from training.interactions import Rows, Split
 from training.metrics import ranks
 
 
@@ -43,6 +43,36 @@ def states_of(views: Sequence[TrainedView], histories: Sequence[Rows]) -> dict[s
     return states
 
 
+def excluded_of(histories: Sequence[Rows], items: int) -> NDArray[np.bool_]:
+    """(B, n) bool, True where an item stands in the history."""
+    excluded = np.zeros((len(histories), items), bool)
+    for place, history in enumerate(histories):
+        excluded[place, history - 1] = True
+    return excluded
+
+
+def sample_negatives(split: Split, count: int, seed: int) -> NDArray[np.int32]:
+    """(U, count) int32: rows that the user never interacted with, in training or after.
+
+    Uniform, without repetition, from the seed alone, so that every model meets the same ones.
+
+    Raises:
+        ValueError: a user has fewer unseen items than that.
+    """
+    items = len(split.counts) - 1
+    random = np.random.default_rng([seed, 1])
+    drawn = np.empty((len(split.train), count), np.int32)
+    for user, history in enumerate(split.train):
+        seen = np.concatenate([history, [split.validation[user], split.test[user]]])
+        free = np.setdiff1d(np.arange(1, items + 1), seen)
+        if len(free) < count:
+            raise ValueError(
+                f"evaluate.negatives is {count}, but a user has only {len(free)} unseen items"
+            )
+        drawn[user] = random.choice(free, count, replace=False)
+    return drawn
+
+
 def target_ranks(
     views: Sequence[TrainedView],
     scorer: Scorer | None,
@@ -68,10 +98,7 @@ def target_ranks(
         scores = scorer.score(queries, tables, present)  # (B, n)
         columns = targets[users] - 1
         if negatives is None:
-            excluded = np.zeros(scores.shape, bool)
-            for place, history in enumerate(histories[users]):
-                excluded[place, history - 1] = True
-            found[users] = ranks(scores, columns, excluded)
+            found[users] = ranks(scores, columns, excluded_of(histories[users], scores.shape[1]))
         else:
             few = np.concatenate([columns[:, None], negatives[users] - 1], axis=1)
             scores = np.take_along_axis(scores, few, axis=1)

@@ -6,8 +6,8 @@ alignment to the id view's frozen table). Source: LLMEmb (arXiv 2409.19925); sam
 cosine with temperature, unique items in the alignment and the sum of views (EnsRec, arXiv
 2512.17820) depart from it. Then picks the views' weights on the validation split.
 
-Writes id/ and text/ (view.safetensors: items, present, trained; model.safetensors; for text
-projection.safetensors) and scorer.json.
+Writes id/ and text/ (view.safetensors: items, present; model.safetensors; for text
+projection.safetensors).
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +32,12 @@ from models.projection import Projection
 from models.sequence import build
 from training.batches import batches, windows
 from training.encode import read_llm_vectors
-from training.interactions import Interactions, Split, leave_one_out
+from training.interactions import Split
 from training.losses import infonce, sampled_softmax
-from training.metrics import ndcg
-from training.ranking import scorer_of, target_ranks
-from training.recipe import JobError, Run, SequenceSpec, Step, TextView, write_atomically
+from training.metrics import ndcg, ranks
+from training.prepare import read_prepared
+from training.ranking import CHUNK, excluded_of, scorer_of, states_of, target_ranks
+from training.recipe import JobError, Run, SequenceSpec, Step, TextView
 
 log = logging.getLogger(__name__)
 K = 10  # early stopping and weights look at NDCG@10
@@ -56,6 +56,10 @@ class IdTable(nn.Module):
     def __init__(self, items: int, dim: int) -> None:
         super().__init__()
         self.table = nn.Embedding(items + 1, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small random vectors."""
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -86,19 +90,18 @@ def rat(run: Run) -> Step:
     Raises:
         JobError: a loss is no number any more.
     """
-    recipe = run.recipe
-    spec, text = recipe.rat.sequence, recipe.rat.text
-    step = run.step("rat", "encode", [recipe.rat.model_dump(), recipe.seed])
+    config = run.config
+    spec, text = config.rat.sequence, config.rat.text
+    seed = config.rat.seed
+    step = run.step("rat")
     if step.done:
         return step
-    prepared = run.finished("prepare")
-    items = int(prepared.facts["items"])
-    split = leave_one_out(Interactions.load(prepared.folder), items)
+    catalogue, split = read_prepared(run)
     llm_vectors = read_llm_vectors(run.finished("encode"))
     trained = split.counts[1:] > 0
 
-    table = IdTable(items, spec.dim)
-    id_view = _train("id", table, spec, split, step, recipe.seed, 1.0)
+    table = IdTable(len(catalogue), spec.dim)
+    id_view = _train("id", table, spec, split, step, seed, 1.0)
     collaborative = torch.from_numpy(id_view.items)
 
     def align(rows: Tensor, vectors: Tensor) -> Tensor:
@@ -114,24 +117,20 @@ def rat(run: Run) -> Step:
         spec,
         split,
         step,
-        recipe.seed,
+        seed,
         1 / text.temperature,
         align if text.alignment else None,
     )
     views = [id_view, text_view, popularity_view(split.counts)]
-    weights, partial_factor, validation = choose_weights(views, split, recipe.seed)
+    weights, partial_factor, validation = choose_weights(views, split, seed)
     facts = {"weights": weights, "partial_factor": partial_factor, "validation": validation}
-    write_atomically(step.folder / "scorer.json", json.dumps(facts, indent=1) + "\n")
     step.finish(**facts, epochs={v: _epochs(step, v) for v in ("id", "text")})
     return step
 
 
 def _epochs(step: Step, view: str) -> int:
-    return sum(f'"view": "{view}"' in line for line in _lines(step))
-
-
-def _lines(step: Step) -> list[str]:
-    return (step.folder / "metrics.jsonl").read_text().splitlines()
+    lines = map(json.loads, (step.folder / "metrics.jsonl").read_text().splitlines())
+    return max(int(line["epoch"]) for line in lines if line["view"] == view)
 
 
 def projection_spec(text: TextView, dim: int, llm_dim: int) -> ProjectionSpec:
@@ -148,7 +147,6 @@ def new_projection(
 ) -> Projection:
     """An untrained Projection whose input statistics are those of the training items."""
     spec = projection_spec(text, dim, llm_vectors.shape[1])
-    torch.manual_seed(0)
     projection = Projection(llm_vectors.shape[1], spec.dims, spec.scaling, spec.unit)
     projection.fit(llm_vectors[trained])
     return projection
@@ -176,10 +174,8 @@ def _train(
     torch.manual_seed(seed)
     model = build(spec.model, spec.dim, spec.max_history, **spec.options)
     for module in table.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear | IdTable):
             module.reset_parameters()
-    if isinstance(table, IdTable):
-        nn.init.normal_(table.table.weight, std=0.02)
     both = nn.ModuleDict({"table": table, "model": model})
     if (folder / "best.safetensors").exists() and (folder / "done").exists():
         both.load_state_dict(load_tensors(folder / "best.safetensors"))
@@ -253,11 +249,11 @@ def _epoch(
     torch.manual_seed(int(random.integers(2**31)))
     table.train()
     model.train()
-    items = len(split.counts) - 1
+    trained = np.flatnonzero(split.counts)
     losses = []
     pieces = windows(split.train, spec.max_history, random)
     for batch in batches(pieces, spec.batch_tokens, random):
-        negatives = random.integers(1, items + 1, spec.negatives)
+        negatives = random.choice(trained, spec.negatives)
         # Every distinct item of the batch goes through the table once.
         unique, places = np.unique(np.concatenate([batch.ravel(), negatives]), return_inverse=True)
         vectors = table(torch.from_numpy(unique))  # (m, D)
@@ -273,7 +269,7 @@ def _epoch(
             states, vectors[target], vectors[others], target[:, None] == others[None]
         )
         if align is not None:
-            known = np.flatnonzero((unique > 0) & (split.counts[unique] > 0))
+            known = np.flatnonzero(unique)
             some = random.choice(known, min(ALIGNED_ITEMS, len(known)), replace=False)
             loss = loss + align(torch.from_numpy(unique[some]), vectors[some])
         optimiser.zero_grad()
@@ -335,37 +331,57 @@ def choose_weights(
     Returns:
         Weights by view (a weight of 0 is left out), the factor, and the validation figures.
     """
-    tail = ~split.head()[split.validation]
-
-    def measure(weights: dict[str, float], factor: float, shown: list[TrainedView]) -> Any:  # noqa: ANN401
-        chosen = [view for view in shown if weights.get(view.name)]
-        scorer = scorer_of(chosen, weights, factor)
-        found = ndcg(target_ranks(chosen, scorer, split.train, split.validation), K)
-        return float(found.mean()), float(found[tail].mean()) if tail.any() else 0.0
-
-    alone = measure({"id": 1.0}, 1.0, views)
-    best: tuple[float, dict[str, float], tuple[float, float]] | None = None
-    for share in ID_WEIGHTS:
-        for popularity in POPULARITY_WEIGHTS:
-            weights = {"id": share, "text": round(1 - share, 6), "popularity": popularity}
-            reached = measure(weights, 1.0, views)
-            gain = min(r / a if a > 0 else 1.0 for r, a in zip(reached, alone, strict=True))
-            if best is None or gain > best[0]:
-                best = (gain, weights, reached)
-    assert best is not None  # noqa: S101 - the grids are not empty
-    weights = {name: weight for name, weight in best[1].items() if weight}
+    settings = [
+        {"id": share, "text": round(1 - share, 6), "popularity": against}
+        for share in ID_WEIGHTS
+        for against in POPULARITY_WEIGHTS
+    ]
+    alone, *reached = _measure(views, [({"id": 1.0}, 1.0), *((w, 1.0) for w in settings)], split)
+    gains = [
+        min(r / a if a > 0 else 1.0 for r, a in zip(pair, alone, strict=True)) for pair in reached
+    ]
+    best = int(np.argmax(gains))
+    weights = {name: weight for name, weight in settings[best].items() if weight}
 
     hidden = np.random.default_rng([seed, 3]).random(len(split.counts) - 1) < 0.1
     as_new = [_hide(view, hidden) for view in views]
-    tried = {factor: measure(weights, factor, as_new)[0] for factor in PARTIAL_FACTORS}
-    factor = max(tried, key=lambda f: (tried[f], -abs(f - 1)))
+    tried = _measure(as_new, [(weights, factor) for factor in PARTIAL_FACTORS], split)
+    factor = PARTIAL_FACTORS[int(np.argmax([overall for overall, _ in tried]))]
     figures = {
         "id_ndcg10": alone[0],
         "id_tail_ndcg10": alone[1],
-        "ndcg10": best[2][0],
-        "tail_ndcg10": best[2][1],
+        "ndcg10": reached[best][0],
+        "tail_ndcg10": reached[best][1],
     }
     return weights, factor, figures
+
+
+def _measure(
+    views: list[TrainedView], settings: list[tuple[dict[str, float], float]], split: Split
+) -> list[tuple[float, float]]:
+    """Validation NDCG@10, overall and tail, of each setting of weights and factor.
+
+    States do not depend on the weights, so they are computed once per user for all settings.
+    """
+    tail = ~split.head()[split.validation]
+    scorers = []
+    for weights, factor in settings:
+        chosen = [view for view in views if weights.get(view.name)]
+        scorers.append((chosen, scorer_of(chosen, weights, factor)))
+    found = np.empty((len(settings), len(split.train)))
+    for start in range(0, len(split.train), CHUNK):
+        users = slice(start, start + CHUNK)
+        states = states_of(views, split.train[users])
+        excluded = excluded_of(split.train[users], len(views[0].items))
+        for place, (chosen, scorer) in enumerate(scorers):
+            queries = scorer.queries({view.name: states[view.name] for view in chosen})
+            scores = scorer.score(
+                queries,
+                {view.name: view.items for view in chosen},
+                {view.name: view.present for view in chosen},
+            )
+            found[place, users] = ndcg(ranks(scores, split.validation[users] - 1, excluded), K)
+    return [(float(f.mean()), float(f[tail].mean()) if tail.any() else 0.0) for f in found]
 
 
 def _hide(view: TrainedView, hidden: NDArray[np.bool_]) -> TrainedView:
@@ -379,9 +395,8 @@ def _hide(view: TrainedView, hidden: NDArray[np.bool_]) -> TrainedView:
 def read_views(run: Run) -> tuple[list[TrainedView], Projection, dict[str, float], float]:
     """What a finished rat step trained: views with their weights, the projection, the factor."""
     step = run.finished("rat")
-    spec, text = run.recipe.rat.sequence, run.recipe.rat.text
-    prepared = run.finished("prepare")
-    split = leave_one_out(Interactions.load(prepared.folder), int(prepared.facts["items"]))
+    spec, text = run.config.rat.sequence, run.config.rat.text
+    _, split = read_prepared(run)
     weights: dict[str, float] = step.facts["weights"]
     views = []
     for name in ("id", "text"):

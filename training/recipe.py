@@ -1,29 +1,47 @@
 """What a run is: its configuration, its folder, and which of its steps are finished.
 
-A run folder holds `config.toml` and a folder per step. A step's folder holds `key` (a hash of
-all that its result depends on), what the step writes, and `done.json` once it is whole. A step
-whose key still matches is reused; one that was killed goes on from its last checkpoint; one
-whose inputs changed starts over.
+A run folder holds `config.json` and a folder per step. A step's folder holds `made.json` (all that
+its result depends on), what the step writes, and `done.json` once it is whole. A step that would
+be made of the same is reused; one that was killed goes on from its last checkpoint; one whose
+inputs changed starts over.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.encoder import DTypeName
 from models.projection import InputScaling
 from models.prompt import PromptTemplate
+from models.sequence import build
 
-STEPS = ("prepare", "scft", "encode", "rat", "evaluate", "export")
+BEFORE: dict[str, str | None] = {
+    "prepare": None,
+    "scft": "prepare",
+    "encode": "scft",
+    "rat": "encode",
+    "evaluate": "rat",
+    "export": "evaluate",
+}
+SECTIONS = {  # of the configuration, that a step's result depends on
+    "prepare": ("data",),
+    "scft": ("seed", "template", "llm", "scft"),
+    "encode": ("encode",),
+    "rat": ("rat",),
+    "evaluate": ("seed", "evaluate"),
+    "export": ("name", "export"),
+}
+STEPS = tuple(BEFORE)
 
 
 class JobError(Exception):
@@ -95,8 +113,16 @@ class SequenceSpec(_Section):
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
     batch_tokens: int = Field(6400, ge=1, description="items in one batch, padding included")
     negatives: int = Field(256, ge=1, description="uniform, shared by a batch")
-    max_epochs: int = Field(200, ge=1, description="at most")
+    max_epochs: int = Field(25, ge=1, description="at most; the rate decays to 0 over them")
     patience: int = Field(8, ge=1, description="epochs without a better validation NDCG@10")
+
+    @model_validator(mode="after")
+    def _model_can_be_built(self) -> "SequenceSpec":
+        try:
+            build(self.model, self.dim, self.max_history, **self.options)
+        except ZeroDivisionError:
+            raise ValueError(f"{self.model}: an option is 0 that divides") from None
+        return self
 
 
 class TextView(_Section):
@@ -106,7 +132,7 @@ class TextView(_Section):
         "whiten", description="of the LLM vectors: centre, standardise or whiten"
     )
     principal: int = Field(256, ge=1, description="directions kept by whitening")
-    hidden: int | None = Field(None, description="width of a middle linear layer; None: dim")
+    hidden: int | None = Field(None, ge=1, description="width of a middle linear layer; None: dim")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
     alignment: float = Field(0.01, ge=0, description="weight of the alignment to the id view")
     alignment_temperature: float = Field(0.1, gt=0, description="of the alignment")
@@ -115,6 +141,7 @@ class TextView(_Section):
 class RAT(_Section):
     """Recommendation adaptation training, and the id-only model it is compared with."""
 
+    seed: int = Field(42, ge=0, description="of the sequence models")
     sequence: SequenceSpec = SequenceSpec()
     text: TextView = TextView()
 
@@ -133,7 +160,7 @@ class Export(_Section):
     include_llm: bool = Field(True, description="False: the service names its folder by LLMEMB_LLM")
 
 
-class Recipe(_Section):
+class RunConfig(_Section):
     """One run, as its TOML file says it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="of the run")
@@ -150,8 +177,11 @@ class Recipe(_Section):
     export: Export = Export()
 
 
-def read_recipe(path: Path, changes: list[str]) -> Recipe:
-    """The recipe in a TOML file, with `section.key=value` changes on top; values are TOML too.
+def read_config(path: Path, changes: Sequence[str], source: str | None = None) -> RunConfig:
+    """The configuration in a TOML file, with `section.key=value` changes, in TOML too, on top.
+
+    Args:
+        source: takes the place of data.path.
 
     Raises:
         JobError: no such file, no TOML, or a field that is unknown or has a wrong value.
@@ -176,13 +206,16 @@ def read_recipe(path: Path, changes: list[str]) -> Recipe:
             place[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             place[key] = text  # a bare word is a string
+    if source is not None:
+        fields.setdefault("data", {})["path"] = source
     try:
-        return Recipe.model_validate(fields)
+        return RunConfig.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-        raise JobError(f"{path}: {field}: {first['msg']}{given}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in {"missing", "value_error"} else f" (got {first['input']!r})"
+        raise JobError(f"{path}: {field}: {reason}{given}") from None
 
 
 def digest(facts: object) -> str:
@@ -192,7 +225,7 @@ def digest(facts: object) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file whole, on disk before this returns."""
+    """Replace a file whole: after a crash there is the old one or the new one."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as target:
         target.write(text)
@@ -204,20 +237,34 @@ def write_atomically(path: Path, text: str) -> None:
 class Step:
     """One step's folder in a run.
 
+    `made.json` in it says what the result depends on: the step before, sections of the
+    configuration, and other facts, such as the hashes of files. A folder that was made of
+    something else is cleared.
+
     Attributes:
         folder: where the step reads and writes.
         key: hash of all that its result depends on.
-        facts: what it told `finish`; empty until then.
+
+    Raises:
+        JobError: a folder stands there that no run made.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, made: dict[str, Any]) -> None:
         self.folder = folder
-        self.key = key
-        stands = folder / "key"
-        if not stands.exists() or stands.read_text() != key:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_atomically(stands, key)
+        self.key = digest(made)
+        stands = folder / "made.json"
+        if stands.exists() and digest(json.loads(stands.read_text())) == self.key:
+            return
+        if folder.exists():
+            if not stands.exists() and any(folder.iterdir()):
+                raise JobError(f"{folder} is not of a run; move it, or choose another `folder`")
+            # Renamed first, so that a kill in the middle leaves nothing half-cleared behind.
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            shutil.rmtree(old)
+        folder.mkdir(parents=True)
+        write_atomically(stands, json.dumps(made, indent=1, default=str) + "\n")
 
     @property
     def done(self) -> bool:
@@ -226,7 +273,7 @@ class Step:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the step said of itself when it finished."""
+        """What the step said of itself when it finished; empty until then."""
         if not self.done:
             return {}
         found: dict[str, Any] = json.loads((self.folder / "done.json").read_text())
@@ -243,58 +290,71 @@ class Step:
 
 
 class Run:
-    """A recipe and its folder. One process at a time works in a run folder.
+    """A configuration and its folder. One process at a time works in a run folder."""
 
-    Raises:
-        JobError: the folder cannot be written.
-    """
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.folder = Path(config.folder.replace("{name}", config.name)).expanduser()
+        self.cache = Path(config.cache).expanduser()
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.folder = Path(recipe.folder.format(name=recipe.name)).expanduser()
-        self.cache = Path(recipe.cache).expanduser()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / "config.json", recipe.model_dump_json(indent=1) + "\n")
-        except OSError as error:
-            raise JobError(f"the run folder {self.folder} cannot be written: {error}") from None
+    def _sections(self, name: str) -> dict[str, Any]:
+        return json.loads(self.config.model_dump_json(include=set(SECTIONS[name])))  # type: ignore[no-any-return]
 
-    def step(self, name: str, after: str | None, facts: object) -> Step:
+    def step(self, name: str, **facts: object) -> Step:
         """The folder of a step, ready to start, to go on, or to be read.
 
         Args:
-            after: the step whose result it reads, which must be done.
-            facts: what else its result depends on, such as its section of the recipe.
+            facts: what else its result depends on beside the step before and the configuration.
 
         Raises:
             JobError: the step before it is not done.
         """
-        before = self.finished(after).key if after else ""
-        return Step(self.folder / name, digest([name, before, facts]))
+        previous = BEFORE[name]
+        before = self.finished(previous).key if previous else None
+        made = {"step": name, "before": before, "sections": self._sections(name), "facts": facts}
+        return Step(self.folder / name, made)
 
     def finished(self, name: str) -> Step:
-        """A step that is done, as it stands.
+        """A step that is done, and was made with this configuration from what stands before it.
 
         Raises:
-            JobError: it is not.
+            JobError: it is not; says which step to run.
         """
         folder = self.folder / name
         if not (folder / "done.json").exists():
             raise JobError(f"{folder} is not finished; run `python -m training {name}` first")
-        return Step(folder, (folder / "key").read_text())
+        made = json.loads((folder / "made.json").read_text())
+        now = self._sections(name)
+        changed = [section for section in now if made["sections"].get(section) != now[section]]
+        if changed:
+            raise JobError(
+                f"{folder} was made with another `{changed[0]}`; "
+                f"run `python -m training {name}` again, or undo the change"
+            )
+        previous = BEFORE[name]
+        if previous and self.finished(previous).key != made["before"]:
+            raise JobError(
+                f"{folder} was made from another {previous}; run `python -m training {name}` again"
+            )
+        return Step(folder, made)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process out of this run folder.
+        """Keep every other process out of this run folder, and leave the configuration in it.
 
         Raises:
-            JobError: another process works in it.
+            JobError: another process works in it, or it cannot be written.
         """
-        import fcntl  # noqa: PLC0415 - only where a lock is taken
-
-        with (self.folder / "lock").open("w") as handle:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise JobError(f"the run folder {self.folder} cannot be written: {error}") from None
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise JobError(f"another process works in {self.folder}; wait for it") from None
+            text = self.config.model_dump_json(indent=1) + "\n"
+            write_atomically(self.folder / "config.json", text)
             yield

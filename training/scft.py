@@ -10,6 +10,7 @@ Writes adapter/ in peft's layout; nothing where `steps` is 0.
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +21,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.encoder import Encoder, runtime_device, runtime_dtype
-from models.item import AttributeValue, Catalogue, Item, read_items
+from models.item import AttributeValue, Item, is_missing
 from models.llm import fingerprint_folder, load_model, load_tokenizer
 from models.prompt import PromptTemplate
 from training.fetch import llm_folder
 from training.losses import infonce, soft_target
-from training.recipe import SCFT, JobError, Run, Step, write_atomically
+from training.prepare import read_prepared
+from training.recipe import SCFT, JobError, Run, RunConfig, Step, write_atomically
 
 log = logging.getLogger(__name__)
 CALIBRATION_STEPS = 3
@@ -59,7 +61,8 @@ def _thin_value(
     if isinstance(value, str):
         return " ".join(_thin_list(value.split(), drop, random, keep))
     if isinstance(value, list):
-        parts = _thin_list(value, drop, random, keep)
+        said = [part for part in value if not is_missing(part)]
+        parts = _thin_list(said, drop, random, keep)
         return [_thin_value(p, drop, random) if isinstance(p, list) else p for p in parts]
     return value
 
@@ -76,32 +79,29 @@ def _thin_list(
 
 
 def scft(run: Run) -> Step:
-    """Tune the LLM, or go on with it after a kill.
+    """Tune the LLM on the items with training interactions, or go on with it after a kill.
 
     Without `steps`, three steps are timed and as many taken as fit in `minutes`; the count is
     decided once, written down, and kept when the run is resumed.
 
     Raises:
         JobError: the LLM cannot be had, or the loss is no number any more.
+        InvalidItem: the template leaves nothing of an item.
     """
-    recipe = run.recipe
-    folder = llm_folder(recipe.llm.path, recipe.llm.revision, run.cache)
-    facts = [
-        recipe.scft.model_dump(),
-        recipe.template.model_dump(),
-        recipe.llm.model_dump(),
-        recipe.seed,
-        fingerprint_folder(folder),
-    ]
-    step = run.step("scft", "prepare", facts)
+    config = run.config
+    folder = llm_folder(config.llm.path, config.llm.revision, run.cache)
+    step = run.step("scft", llm=fingerprint_folder(folder))
     if step.done:
         return step
-    if recipe.scft.steps == 0:
+    catalogue, split = read_prepared(run)
+    for item in catalogue:
+        config.template.render(item)
+    if config.scft.steps == 0:
         step.finish(steps=0, adapter=None, llm=str(folder))
         return step
-    catalogue = Catalogue(read_items(run.finished("prepare").folder / "items.jsonl"))
-    tuner = _Tuner(catalogue, folder, run)
-    steps, taken = _plan(tuner, step, recipe.scft)
+    trained = [catalogue[row - 1] for row in np.flatnonzero(split.counts)]
+    tuner = _Tuner(trained, folder, config)
+    steps, taken = _plan(tuner, step, config.scft)
     bar = tqdm(total=steps, initial=taken, desc="scft", unit="step")
     while taken < steps:
         loss = tuner.step(taken, steps)
@@ -109,12 +109,12 @@ def scft(run: Run) -> Step:
         step.log(step=taken, loss=round(loss, 5))
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}")
-        if taken % recipe.scft.checkpoint_steps == 0 or taken == steps:
+        if taken % config.scft.checkpoint_steps == 0 or taken == steps:
             tuner.save(step.folder / "checkpoint.pt", taken)
     bar.close()
     tuner.save_adapter(step.folder / "adapter")
-    (step.folder / "checkpoint.pt").unlink()
     step.finish(steps=steps, adapter="adapter", llm=str(folder))
+    (step.folder / "checkpoint.pt").unlink(missing_ok=True)
     return step
 
 
@@ -122,42 +122,41 @@ def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
     """How many steps there are in all, and how many of them are done."""
     plan = step.folder / "steps"
     checkpoint = step.folder / "checkpoint.pt"
-    if plan.exists() and checkpoint.exists():
-        return int(plan.read_text()), tuner.load(checkpoint)
-    if spec.steps is not None:
-        write_atomically(plan, str(spec.steps))
-        return spec.steps, 0
-    started = time.monotonic()
-    for number in range(CALIBRATION_STEPS):
-        tuner.step(number, CALIBRATION_STEPS)
-    seconds = (time.monotonic() - started) / CALIBRATION_STEPS
-    steps = max(1, int(spec.minutes * 60 / seconds))
-    log.info("%.1f s a step: %d steps in %g minutes", seconds, steps, spec.minutes)
+    if plan.exists():
+        return int(plan.read_text()), tuner.load(checkpoint) if checkpoint.exists() else 0
+    steps = spec.steps
+    if steps is None:
+        started = time.monotonic()
+        for number in range(CALIBRATION_STEPS):
+            tuner.step(number, CALIBRATION_STEPS)
+        seconds = (time.monotonic() - started) / CALIBRATION_STEPS
+        steps = max(1, int(spec.minutes * 60 / seconds))
+        log.info("scft: %.1f s a step, so %d steps in %g minutes", seconds, steps, spec.minutes)
+        tuner.reset()
     write_atomically(plan, str(steps))
-    tuner.reset()
     return steps, 0
 
 
 class _Tuner:
     """The LLM with its LoRA adapter, its optimiser, and the batches they see."""
 
-    def __init__(self, catalogue: Catalogue, folder: Path, run: Run) -> None:
-        self.recipe = run.recipe
-        self.spec = run.recipe.scft
-        self.catalogue = catalogue
-        self.size = min(self.spec.batch_items, len(catalogue))
+    def __init__(self, items: Sequence[Item], folder: Path, config: RunConfig) -> None:
+        self.config = config
+        self.spec = config.scft
+        self.items = items
+        self.size = min(self.spec.batch_items, len(items))
         if self.size < 2:
             raise JobError("scft needs at least two items; set scft.steps=0 for fewer")
-        model = load_model(folder, runtime_dtype(self.recipe.llm.dtype)).to(runtime_device())
-        config = LoraConfig(
+        model = load_model(folder, runtime_dtype(self.config.llm.dtype)).to(runtime_device())
+        lora = LoraConfig(
             r=self.spec.lora_rank,
             lora_alpha=self.spec.lora_alpha,
             lora_dropout=self.spec.lora_dropout,
             target_modules="all-linear",
         )
-        torch.manual_seed(self.recipe.seed)
-        self.peft = get_peft_model(model, config)
-        self.encoder = Encoder(self.peft, load_tokenizer(folder), self.recipe.llm.max_tokens)
+        torch.manual_seed(self.config.seed)
+        self.peft = get_peft_model(model, lora)
+        self.encoder = Encoder(self.peft, load_tokenizer(folder), self.config.llm.max_tokens)
         self.weights = {n: p for n, p in self.peft.named_parameters() if p.requires_grad}
         for weight in self.weights.values():
             weight.data = weight.data.float()  # Adam's small updates vanish in bfloat16
@@ -178,7 +177,7 @@ class _Tuner:
             JobError: the loss is not finite.
         """
         self.peft.train()
-        torch.manual_seed(self.recipe.seed * 1_000_003 + number)
+        torch.manual_seed(self.config.seed * 1_000_003 + number)
         # Linear decay after a short warm-up, as the published recipe decays.
         rate = min((number + 1) / max(1, steps // 20), 1 - number / steps)
         for group in self.optimiser.param_groups:
@@ -198,11 +197,11 @@ class _Tuner:
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors (B, D) of the two copies of this step's items, and which items read the same."""
-        epoch, place = divmod(number, len(self.catalogue) // self.size)
-        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.catalogue))
-        items = [self.catalogue[i] for i in order[place * self.size : (place + 1) * self.size]]
-        random = np.random.default_rng([self.recipe.seed, number, 2])
-        template = self.recipe.template
+        epoch, place = divmod(number, len(self.items) // self.size)
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.items))
+        items = [self.items[i] for i in order[place * self.size : (place + 1) * self.size]]
+        random = np.random.default_rng([self.config.seed, number, 2])
+        template = self.config.template
         copies = [
             template.render(
                 thin(item, template, self.spec.drop_attribute, self.spec.drop_part, random)
@@ -230,7 +229,7 @@ class _Tuner:
         fields = json.loads(config.read_text())
         # A set in a new order each time, and a path of this machine.
         fields["target_modules"] = sorted(fields["target_modules"])
-        fields["base_model_name_or_path"] = self.recipe.llm.path
+        fields["base_model_name_or_path"] = self.config.llm.path
         config.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
 
     def load(self, path: Path) -> int:

@@ -17,6 +17,7 @@ router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
+LARGEST = 1e15  # in a query vector; products of such are still 32-bit floats
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
 ]
@@ -143,8 +144,8 @@ async def search(
             f"view {view.name!r} has vectors of {view.width} numbers; got {len(query.vector)}",
         )
     vector = np.array(query.vector, np.float64)
-    if np.abs(vector).max() > np.finfo(np.float32).max:
-        raise Invalid.field("vector", "holds a number that no 32-bit float can hold")
+    if np.abs(vector).max() > LARGEST:
+        raise Invalid.field("vector", f"holds a number beyond {LARGEST:g}; scores would overflow")
     found = await parts.recommender.search(
         view.name, vector.astype(np.float32), query.k, query.exclude
     )

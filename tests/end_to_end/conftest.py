@@ -58,8 +58,7 @@ max_history = 8
 learning_rate = 1e-2
 batch_tokens = 256
 negatives = 32
-max_epochs = 30
-patience = 30
+max_epochs = 15
 [rat.text]
 principal = 16
 [evaluate]

@@ -16,7 +16,7 @@ from tests.service.running import Client, in_this_process
 from training.interactions import Interactions, leave_one_out
 from training.ranking import scorer_of, target_ranks
 from training.rat import read_views
-from training.recipe import Run, read_recipe
+from training.recipe import Run, read_config
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_a_served_vector_is_the_one_that_training_exported(client: Client, train
 
 
 def test_the_service_ranks_as_evaluate_does(client: Client, trained: Path) -> None:
-    run = Run(read_recipe(trained.parent / "run.toml", []))
+    run = Run(read_config(trained.parent / "run.toml", []))
     prepared = run.finished("prepare")
     items = [item.item_id for item in read_items(prepared.folder / "items.jsonl")]
     split = leave_one_out(Interactions.load(prepared.folder), len(items))

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import ITEMS, write_config, write_data
+from tests.tiny import write_llm
 from training.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -71,17 +73,21 @@ def test_a_second_run_reuses_every_step(trained: Path, caplog: pytest.LogCapture
     assert caplog.text.count("reused, as finished before") == 6
 
 
-def test_another_llm_starts_over_from_scft(trained: Path, tmp_path: Path, tiny_llm: Path) -> None:
-    import shutil
-
-    from tests.tiny import write_llm
-
+def test_a_changed_configuration_is_noticed_by_every_later_step(
+    trained: Path, tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write_config(tmp_path, trained.parent / "data", tiny_llm)
     shutil.copytree(trained, tmp_path / "run")
     other = write_llm(tmp_path / "other", seed=3)
 
-    assert main(["scft", "--config", str(config), "--set", f"llm.path={other}"]) == 0
+    for step, change, told in (
+        ("evaluate", "rat.sequence.max_history=4", "rat was made with another `rat`"),
+        ("export", "template.noun=film", "scft was made with another `template`"),
+        ("rat", f"llm.path={other}", "scft was made with another `llm`"),
+    ):
+        assert main([step, "--config", str(config), "--set", change]) == 1
+        assert told in capsys.readouterr().err
 
-    facts = json.loads((tmp_path / "run" / "scft" / "done.json").read_text())
-    assert facts["llm"] == str(other)
-    assert main(["rat", "--config", str(config)]) == 0  # reads what stands: encode is unchanged
+    assert main(["scft", "--config", str(config), "--set", "scft.steps=2"]) == 0
+    assert main(["rat", "--config", str(config), "--set", "scft.steps=2"]) == 1
+    assert "encode was made from another scft" in capsys.readouterr().err

@@ -71,6 +71,22 @@ def test_a_view_that_no_item_of_the_history_has_says_nothing() -> None:
     assert np.isfinite(queries["text"]).all()
 
 
+def test_the_factor_is_for_views_that_the_history_has() -> None:
+    state = RANDOM.normal(size=(1, 4)).astype(np.float32)
+    statistics = {view: ViewStatistics.of(TRAINED) for view in ("text", "id")}
+    both = Scorer(statistics, {"text": 0.5, "id": 0.5}, partial_factor=3.0)
+    some = RANDOM.random(500) < 0.5
+    tables = {"text": TRAINED, "id": TRAINED}
+
+    scores = both.score(
+        both.queries({"text": state, "id": np.zeros_like(state)}), tables, {"text": ALL, "id": some}
+    )
+
+    alone = Scorer({"text": statistics["text"]}, {"text": 0.5})
+    expected = alone.score(alone.queries({"text": state}), {"text": TRAINED}, {"text": ALL})
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_a_weight_that_is_not_positive_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="'text'"):

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from safetensors.numpy import load_file
 
 from models.item import Catalogue, Item
 from training.interactions import Interactions, leave_one_out
-from training.prepare import histories, prepare, sample_negatives
-from training.recipe import JobError, Run, read_recipe
+from training.prepare import histories, prepare
+from training.ranking import sample_negatives
+from training.recipe import JobError, Run, read_config
 from training.sources import Events, movielens, tabular
 
 
@@ -31,30 +31,28 @@ EVENTS = "user_id,item_id,timestamp\n" + "".join(
 )
 
 
-def recipe(folder: Path, data: Path, *changes: str) -> Run:
+def run_of(folder: Path, data: Path, *changes: str) -> Run:
     config = folder / "run.toml"
     config.write_text(
         f'name = "t"\nfolder = "{folder}/run"\ncache = "{folder}/cache"\n'
         f'[data]\nsource = "tabular"\npath = "{data}"\n[llm]\npath = "none"\n'
-        "[evaluate]\nnegatives = 5\n"
     )
-    return Run(read_recipe(config, list(changes)))
+    return Run(read_config(config, list(changes)))
 
 
 def test_a_source_becomes_a_catalogue_histories_and_negatives(tmp_path: Path) -> None:
-    run = recipe(tmp_path, write(tmp_path / "data", items__jsonl=ITEMS, interactions__csv=EVENTS))
+    run = run_of(tmp_path, write(tmp_path / "data", items__jsonl=ITEMS, interactions__csv=EVENTS))
 
     step = prepare(run)
 
     assert step.facts["items"] == 20
     assert step.facts["users"] == 6
     assert len(Interactions.load(step.folder).rows) == 24
-    assert load_file(step.folder / "negatives.safetensors")["negatives"].shape == (2, 6, 5)
 
 
 def test_a_finished_step_is_reused_and_changed_data_starts_over(tmp_path: Path) -> None:
     data = write(tmp_path / "data", items__jsonl=ITEMS, interactions__csv=EVENTS)
-    run = recipe(tmp_path, data)
+    run = run_of(tmp_path, data)
     first = prepare(run)
     stamp = (first.folder / "done.json").stat().st_mtime_ns
 
@@ -79,6 +77,7 @@ def test_a_finished_step_is_reused_and_changed_data_starts_over(tmp_path: Path) 
         (ITEMS, EVENTS + "u9,,3\n", r"interactions\.csv:26: item_id is empty"),
         (ITEMS, EVENTS.replace("user_id", "user"), "no column user_id"),
         (ITEMS, "user_id,item_id\nu1,1\nu1,2\n", "none of 1 users has 3 interactions"),
+        (ITEMS, "user_id,item_id\nu1,1\nu1,2\nu1,3\n", "no user has 4 interactions"),
     ],
 )
 def test_wrong_data_is_named_by_file_line_and_field_and_leaves_no_result(
@@ -87,7 +86,7 @@ def test_wrong_data_is_named_by_file_line_and_field_and_leaves_no_result(
     data = write(tmp_path / "data", items__jsonl=items, interactions__csv=events)
 
     with pytest.raises(JobError, match=message):
-        prepare(recipe(tmp_path, data))
+        prepare(run_of(tmp_path, data))
 
     assert not (tmp_path / "run" / "prepare" / "done.json").exists()
 
@@ -97,9 +96,9 @@ def test_interactions_with_unknown_items_are_counted_and_dropped_or_fail(tmp_pat
         tmp_path / "data", items__jsonl=ITEMS, interactions__csv=EVENTS + "u0,99,9\nu1,98,9\n"
     )
 
-    assert prepare(recipe(tmp_path, data)).facts["interactions_with_unknown_items"] == 2
+    assert prepare(run_of(tmp_path, data)).facts["interactions_with_unknown_items"] == 2
     with pytest.raises(JobError, match=r"2 interactions refer to 2 unknown items \('98', '99'\)"):
-        prepare(recipe(tmp_path, data, "data.unknown_items=fail"))
+        prepare(run_of(tmp_path, data, "data.unknown_items=fail"))
 
 
 def test_histories_are_in_time_and_equal_times_keep_the_order_of_the_source() -> None:
@@ -121,12 +120,11 @@ def test_negatives_are_fixed_and_never_in_the_users_history() -> None:
 
     drawn = sample_negatives(split, 15, seed=7)
 
-    for side in range(2):
-        for user, history in enumerate(users):
-            assert not set(drawn[side, user]) & set(history)
-            assert len(set(drawn[side, user])) == 15
+    for user, history in enumerate(users):
+        assert not set(drawn[user]) & set(history)
+        assert len(set(drawn[user])) == 15
     np.testing.assert_array_equal(drawn, sample_negatives(split, 15, seed=7))
-    with pytest.raises(JobError, match=r"evaluate\.negatives = 21"):
+    with pytest.raises(ValueError, match=r"evaluate\.negatives is 21"):
         sample_negatives(split, 21, seed=7)
 
 
@@ -198,7 +196,7 @@ def test_data_may_be_a_zip_file_or_a_url_of_one(tmp_path: Path) -> None:
     file = tmp_path / "set.zip"
     file.write_bytes(packed.getvalue())
 
-    assert prepare(recipe(tmp_path, file)).facts["users"] == 6
-    assert prepare(recipe(tmp_path, Path("x"), f"data.path={file.as_uri()}")).facts["users"] == 6
+    assert prepare(run_of(tmp_path, file)).facts["users"] == 6
+    assert prepare(run_of(tmp_path, Path("x"), f"data.path={file.as_uri()}")).facts["users"] == 6
     with pytest.raises(JobError, match=r"there is no folder or \.zip file .*ml-100k"):
-        prepare(recipe(tmp_path, tmp_path / "missing"))
+        prepare(run_of(tmp_path, tmp_path / "missing"))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
-from training.recipe import JobError, Run, Step, read_recipe
+from training.recipe import JobError, Run, Step, read_config
 
 MINIMAL = '[data]\nsource = "movielens"\npath = "ml-100k"\n[llm]\npath = "x"\n'
 
@@ -17,10 +17,10 @@ def config(folder: Path, text: str = f'name = "t"\n{MINIMAL}') -> Path:
 def test_values_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
     changes = ["scft.steps=7", "rat.sequence.dim=16", "llm.path=some/folder", "evaluate.k=5"]
 
-    recipe = read_recipe(config(tmp_path), changes)
+    found = read_config(config(tmp_path), changes)
 
-    assert (recipe.scft.steps, recipe.rat.sequence.dim) == (7, 16)
-    assert (recipe.llm.path, recipe.evaluate.k) == ("some/folder", 5)
+    assert (found.scft.steps, found.rat.sequence.dim) == (7, 16)
+    assert (found.llm.path, found.evaluate.k) == ("some/folder", 5)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,25 @@ def test_a_wrong_configuration_is_named_by_field_and_value(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(JobError, match=message):
-        read_recipe(config(tmp_path, text), [])
+        read_config(config(tmp_path, text), [])
 
 
 def test_a_step_keeps_its_files_while_its_key_stands_and_loses_them_when_it_changes(
     tmp_path: Path,
 ) -> None:
-    (Step(tmp_path / "scft", "one").folder / "checkpoint").touch()
-    assert (Step(tmp_path / "scft", "one").folder / "checkpoint").exists()
-    assert not (Step(tmp_path / "scft", "two").folder / "checkpoint").exists()
+    (Step(tmp_path / "scft", {"of": 1}).folder / "checkpoint").touch()
+    assert (Step(tmp_path / "scft", {"of": 1}).folder / "checkpoint").exists()
+    assert not (Step(tmp_path / "scft", {"of": 2}).folder / "checkpoint").exists()
+
+
+def test_a_folder_that_no_run_made_is_never_cleared(tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "mine.txt").touch()
+
+    with pytest.raises(JobError, match="is not of a run"):
+        Step(tmp_path / "export", {"of": 1})
+
+    assert (tmp_path / "export" / "mine.txt").exists()
 
 
 def test_a_step_whose_predecessor_is_not_done_says_which_to_run(
@@ -59,7 +69,7 @@ def test_a_step_whose_predecessor_is_not_done_says_which_to_run(
 
 
 def test_two_processes_cannot_work_in_one_run_folder(tmp_path: Path) -> None:
-    run = Run(read_recipe(config(tmp_path), [f"folder={tmp_path}/run"]))
+    run = Run(read_config(config(tmp_path), [f"folder={tmp_path}/run"]))
 
     with (
         run.lock(),

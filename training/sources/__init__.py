@@ -11,9 +11,9 @@ from training.recipe import JobError
 
 @dataclass(frozen=True)
 class Events:
-    """Interactions in the source's order, as three columns of the same length.
+    """Interactions in the source's order, as columns of the same length.
 
-    `times` is None where the source has no time; `lines` says where each stood (file:line).
+    `times` is None where the source has no time; `where` says where each stood (file:row).
     """
 
     users: list[str]
@@ -39,9 +39,9 @@ def item_of(item_id: str, attributes: dict[str, object], where: str) -> Item:
 
 
 def read_rows(
-    path: Path, separator: str, encoding: str = "utf-8", columns: Sequence[str] | None = None
+    path: Path, separator: str, encoding: str = "utf-8-sig", columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a delimited file as (file:line, {column: text}).
+    """Rows of a delimited file as (file:line, {column: text}); a byte order mark is skipped.
 
     Args:
         separator: of one character (a quoted CSV), or longer, or a tab (never quoted).

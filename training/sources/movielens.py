@@ -37,6 +37,27 @@ GENRES_100K = [
 YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
 
 
+FORMS = (
+    ("ml-100k.inter", "ml-100k.item"),
+    ("u.data", "u.item"),
+    ("ratings.dat", "movies.dat"),
+    ("ratings.csv", "movies.csv"),
+)
+
+
+def files(folder: Path) -> tuple[str, str]:
+    """The two files that load reads: of ratings, and of films.
+
+    Raises:
+        JobError: none of the known ones is there.
+    """
+    for ratings, films in FORMS:
+        if (folder / ratings).exists():
+            return ratings, films
+    known = ", ".join(ratings for ratings, _ in FORMS)
+    raise JobError(f"{folder} holds no MovieLens data: none of {known}")
+
+
 def load(folder: Path) -> Source:
     """Items and interactions of a MovieLens folder, by the files that it holds.
 
@@ -45,24 +66,20 @@ def load(folder: Path) -> Source:
     Raises:
         JobError: none of the known files is there, or a line is wrong.
     """
-    if (folder / "ml-100k.inter").exists():
-        ratings = read_rows(folder / "ml-100k.inter", "\t")
+    form, _ = files(folder)
+    columns = ("user", "item", "rating", "time")
+    if form == "ml-100k.inter":
+        ratings = read_rows(folder / form, "\t")
         names = ("user_id:token", "item_id:token", "timestamp:float")
         return Source(list(_recbole(folder)), _events(ratings, *names))
-    if (folder / "u.data").exists():
-        columns = ("user", "item", "rating", "time")
-        ratings = read_rows(folder / "u.data", "\t", columns=columns)
+    if form == "u.data":
+        ratings = read_rows(folder / form, "\t", columns=columns)
         return Source(list(_hundred_k(folder)), _events(ratings, "user", "item", "time"))
-    if (folder / "ratings.dat").exists():
-        columns = ("user", "item", "rating", "time")
-        ratings = read_rows(folder / "ratings.dat", "::", columns=columns)
+    if form == "ratings.dat":
+        ratings = read_rows(folder / form, "::", columns=columns)
         return Source(list(_one_m(folder)), _events(ratings, "user", "item", "time"))
-    if (folder / "ratings.csv").exists():
-        ratings = read_rows(folder / "ratings.csv", ",")
-        return Source(list(_latest(folder)), _events(ratings, "userId", "movieId", "timestamp"))
-    raise JobError(
-        f"{folder} holds no MovieLens data: none of ml-100k.inter, u.data, ratings.dat, ratings.csv"
-    )
+    ratings = read_rows(folder / form, ",")
+    return Source(list(_latest(folder)), _events(ratings, "userId", "movieId", "timestamp"))
 
 
 def _events(rows: Iterator[tuple[str, dict[str, str]]], user: str, item: str, time: str) -> Events:
