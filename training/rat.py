@@ -45,8 +45,8 @@ K = 10  # early stopping and weights look at NDCG@10
 ALIGNED_ITEMS = 256  # of a batch; all of them would cost more than the rest of the step
 
 # Weights to choose from, and how strongly popularity counts against an item.
-ID_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-POPULARITY_WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+ID_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4)
 PARTIAL_FACTORS = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 
 
@@ -114,7 +114,7 @@ def rat(run: Run) -> Step:
     text_view = _train(
         "text",
         TextTable(projection, llm_vectors),
-        spec,
+        spec.model_copy(update={"learning_rate": text.learning_rate}),
         split,
         step,
         seed,

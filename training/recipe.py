@@ -105,16 +105,16 @@ class SequenceSpec(_Section):
 
     model: str = Field("sasrec", description="its registered name in models/sequence.py")
     options: dict[str, int | float] = Field(
-        default_factory=lambda: {"layers": 1, "heads": 2, "dropout": 0.3},
+        default_factory=lambda: {"layers": 1, "heads": 2, "dropout": 0.4},
         description="arguments of the model",
     )
     dim: int = Field(128, ge=2, description="width of item vectors and states")
     max_history: int = Field(100, ge=1, description="latest items that are read")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
-    batch_tokens: int = Field(6400, ge=1, description="items in one batch, padding included")
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, for the id view")
+    batch_tokens: int = Field(800, ge=1, description="items in one batch, padding included")
     negatives: int = Field(256, ge=1, description="uniform, shared by a batch")
     max_epochs: int = Field(25, ge=1, description="at most; the rate decays to 0 over them")
-    patience: int = Field(8, ge=1, description="epochs without a better validation NDCG@10")
+    patience: int = Field(10, ge=1, description="epochs without a better validation NDCG@10")
 
     @model_validator(mode="after")
     def _model_can_be_built(self) -> "SequenceSpec":
@@ -133,6 +133,7 @@ class TextView(_Section):
     )
     principal: int = Field(256, ge=1, description="directions kept by whitening")
     hidden: int | None = Field(None, ge=1, description="width of a middle linear layer; None: dim")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, for the text view")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
     alignment: float = Field(0.01, ge=0, description="weight of the alignment to the id view")
     alignment_temperature: float = Field(0.1, gt=0, description="of the alignment")

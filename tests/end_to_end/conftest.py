@@ -60,6 +60,7 @@ batch_tokens = 256
 negatives = 32
 max_epochs = 15
 [rat.text]
+learning_rate = 1e-2
 principal = 16
 [evaluate]
 negatives = 30

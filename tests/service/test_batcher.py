@@ -9,6 +9,7 @@ import pytest
 
 from models import OutOfMemory
 from models.encoder import Encoded
+from models.item import InvalidItem
 from models.prompt import Prompt
 from service.batcher import Batcher, Unreadable
 from service.errors import NotReady, Overloaded
@@ -28,7 +29,7 @@ class Reader:
         self.batches.append(len(prompts))
         text = " ".join(prompt.body for prompt in prompts)
         if "unreadable" in text:
-            raise ValueError("no token")
+            raise InvalidItem("no token")
         if "huge" in text or ("large" in text and len(prompts) > 1):
             raise OutOfMemory("does not fit")
         if "deadly" in text:
