@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models import OutOfMemory
 from models.item import InvalidItem
-from models.llm import load_model, load_tokenizer
+from models.llm import load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt
 
 DTypeName = Literal["auto", "bfloat16", "float32"]
@@ -122,7 +122,8 @@ class Encoder(nn.Module):
         target = runtime_dtype(dtype)
         model = load_model(folder, torch.float32 if adapter else target)
         if adapter:
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            with quiet_peft():
+                model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         model = model.to(device=runtime_device(), dtype=target).eval().requires_grad_(False)
         return cls(model, load_tokenizer(folder), max_tokens)
 

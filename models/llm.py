@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ DEFINING = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokeniz
 
 class LLMError(ValueError):
     """The folder or id holds no LLM that can be used; the message says why and what to do."""
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keeps back a warning of no use to anyone: peft 0.21 asks transformers by an old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def sha256_of(path: Path) -> str:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from models.encoder import Encoder, runtime_device, runtime_dtype
 from models.item import AttributeValue, Item, is_missing
-from models.llm import fingerprint_folder, load_model, load_tokenizer
+from models.llm import fingerprint_folder, load_model, load_tokenizer, quiet_peft
 from models.prompt import PromptTemplate
 from training.fetch import llm_folder
 from training.losses import infonce, soft_target
@@ -155,7 +155,8 @@ class _Tuner:
             target_modules="all-linear",
         )
         torch.manual_seed(self.config.seed)
-        self.peft = get_peft_model(model, lora)
+        with quiet_peft():
+            self.peft = get_peft_model(model, lora)
         self.encoder = Encoder(self.peft, load_tokenizer(folder), self.config.llm.max_tokens)
         self.weights = {n: p for n, p in self.peft.named_parameters() if p.requires_grad}
         for weight in self.weights.values():
