@@ -93,7 +93,7 @@ class SCFT(_Section):
         0.0,
         ge=0,
         lt=1,
-        description="on the adapter's input; on a CPU its masks cost a fifth of a step",
+        description="on the adapter's input; slow on a CPU",
     )
     learning_rate: float = Field(2e-4, gt=0, description="highest; warm-up, then linear decay")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
