@@ -224,6 +224,9 @@ def test_a_defect_is_a_500_without_its_text(serve: Serve, caplog: pytest.LogCapt
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:llmemb:unexpected"
     assert "shutdown" not in answer.text
+    deadline = time.monotonic() + 10  # the line follows the answer
+    while answer.headers["x-request-id"] not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert any(answer.headers["x-request-id"] in line for line in caplog.messages)
 
 
@@ -232,6 +235,10 @@ def test_no_attribute_text_is_logged(shared: Client, caplog: pytest.LogCaptureFi
 
     shared.embed({"item_id": "secret-id", "attributes": {"title": "secret text"}})
 
+    # The line follows the answer.
+    deadline = time.monotonic() + 10
+    while "route=/embed status=200" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert "route=/embed status=200" in caplog.text
     assert "secret" not in caplog.text
 
