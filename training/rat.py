@@ -47,7 +47,9 @@ ALIGNED_ITEMS = 256  # of a batch; all of them would cost more than the rest of 
 # Weights to choose from, and how strongly popularity counts against an item.
 ID_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4)
-PARTIAL_FACTORS = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
+PARTIAL_SCALES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25)
+OVERALL_KEPT = 0.99  # of the id view's overall NDCG@10, while the tail's is raised
+WARM_KEPT = 0.98  # of other items' NDCG@10, while new ones are let in
 
 
 class IdTable(nn.Module):
@@ -324,9 +326,10 @@ def choose_weights(
 ) -> tuple[dict[str, float], float, dict[str, float]]:
     """Weights of the views and the factor for items without an id view, by validation alone.
 
-    The weights are those whose smaller gain is largest: of overall and of tail NDCG@10, each
-    relative to the id view alone. The factor is the best when a tenth of the items, drawn at
-    random, has its id view and popularity hidden, as a new item's are.
+    The weights have the best tail NDCG@10 of those that keep OVERALL_KEPT of the id view's overall
+    NDCG@10. For the factor a tenth of the items, drawn at random, has its id view and popularity
+    hidden, as a new item's are; it is the largest with which targets that are not hidden keep
+    WARM_KEPT of their NDCG@10 with the smallest.
 
     Returns:
         Weights by view (a weight of 0 is left out), the factor, and the validation figures.
@@ -336,34 +339,39 @@ def choose_weights(
         for share in ID_WEIGHTS
         for against in POPULARITY_WEIGHTS
     ]
+    tail = ~split.head()[split.validation]
     alone, *reached = _measure(views, [({"id": 1.0}, 1.0), *((w, 1.0) for w in settings)], split)
-    gains = [
-        min(r / a if a > 0 else 1.0 for r, a in zip(pair, alone, strict=True)) for pair in reached
-    ]
-    best = int(np.argmax(gains))
+    kept = [place for place, n in enumerate(reached) if n.mean() >= OVERALL_KEPT * alone.mean()]
+    if kept and tail.any():
+        best = max(kept, key=lambda place: float(reached[place][tail].mean()))
+    else:
+        best = int(np.argmax([n.mean() for n in reached]))
     weights = {name: weight for name, weight in settings[best].items() if weight}
 
     hidden = np.random.default_rng([seed, 3]).random(len(split.counts) - 1) < 0.1
     as_new = [_hide(view, hidden) for view in views]
-    tried = _measure(as_new, [(weights, factor) for factor in PARTIAL_FACTORS], split)
-    factor = PARTIAL_FACTORS[int(np.argmax([overall for overall, _ in tried]))]
+    # A factor of (id + text) / text puts an item without id on the scale of one with both.
+    factors = [scale / weights["text"] for scale in PARTIAL_SCALES]
+    tried = _measure(as_new, [(weights, factor) for factor in factors], split)
+    warm = ~hidden[split.validation - 1]
+    least = WARM_KEPT * tried[0][warm].mean()
+    factor = max(f for f, n in zip(factors, tried, strict=True) if n[warm].mean() >= least)
     figures = {
-        "id_ndcg10": alone[0],
-        "id_tail_ndcg10": alone[1],
-        "ndcg10": reached[best][0],
-        "tail_ndcg10": reached[best][1],
+        "id_ndcg10": float(alone.mean()),
+        "ndcg10": float(reached[best].mean()),
+        "id_tail_ndcg10": float(alone[tail].mean()) if tail.any() else 0.0,
+        "tail_ndcg10": float(reached[best][tail].mean()) if tail.any() else 0.0,
     }
     return weights, factor, figures
 
 
 def _measure(
     views: list[TrainedView], settings: list[tuple[dict[str, float], float]], split: Split
-) -> list[tuple[float, float]]:
-    """Validation NDCG@10, overall and tail, of each setting of weights and factor.
+) -> list[NDArray[np.float64]]:
+    """Validation NDCG@10 of each user (U,), for each setting of weights and factor.
 
     States do not depend on the weights, so they are computed once per user for all settings.
     """
-    tail = ~split.head()[split.validation]
     scorers = []
     for weights, factor in settings:
         chosen = [view for view in views if weights.get(view.name)]
@@ -381,7 +389,7 @@ def _measure(
                 {view.name: view.present for view in chosen},
             )
             found[place, users] = ndcg(ranks(scores, split.validation[users] - 1, excluded), K)
-    return [(float(f.mean()), float(f[tail].mean()) if tail.any() else 0.0) for f in found]
+    return list(found)
 
 
 def _hide(view: TrainedView, hidden: NDArray[np.bool_]) -> TrainedView:
