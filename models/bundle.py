@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,7 @@ from models.sequence import build, last_states
 FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
-Source = Literal["projection", "table", "popularity"]
+Source = Literal["projection", "content", "table", "popularity"]
 # What changes no answer; the LLM counts by its own SHA-256, wherever it lies.
 NOT_HASHED: dict[str, Any] = {
     "name": True,
@@ -86,8 +86,9 @@ class ViewSpec(BaseModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
     width: int
     source: Source = Field(
-        description="projection: of the LLM vector, so any item has it; table: learnt, so only "
-        "training items have it; popularity: log(1 + training interactions), 0 for a new item"
+        description="projection: of the LLM vector, so any item has it; content: the scaled LLM "
+        "vector itself; table: learnt, so only training items have it; popularity: "
+        "log(1 + training interactions), 0 for a new item"
     )
     sequence_model: str
     options: dict[str, int | float]
@@ -487,7 +488,7 @@ class Bundle:
         return self._encoder.encode(prompts, batch_tokens)
 
     def project(self, llm_vectors: Floats) -> dict[str, Floats]:
-        """Item vectors (n, W) of LLM vectors (n, d_llm), of each view that is a projection.
+        """Item vectors (n, W) of LLM vectors (n, d_llm), of each view that is made of them.
 
         Raises:
             ValueError: the vectors have another width.
@@ -496,9 +497,17 @@ class Bundle:
             raise ValueError(
                 f"LLM vectors are {llm_vectors.shape}, not (n, {self.manifest.llm_dim})"
             )
+        vectors = torch.from_numpy(llm_vectors)
+        makers: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "projection": self._projection,
+            "content": self._projection.content,
+        }
         with torch.inference_mode():
-            items: Floats = self._projection(torch.from_numpy(llm_vectors)).numpy()
-        return {name: items for name, view in self.views.items() if view.source == "projection"}
+            return {
+                name: makers[view.source](vectors).numpy()
+                for name, view in self.views.items()
+                if view.source in makers
+            }
 
     def item_views(self, item_ids: Sequence[str], llm_vectors: Floats) -> list[dict[str, Floats]]:
         """Of each item, its vector (W,) in every view that it has.
@@ -512,7 +521,7 @@ class Bundle:
             views = {name: items[position] for name, items in projected.items()}
             row = self.catalogue.rows.get(item_id)
             for name, view in self.views.items():
-                if view.source == "projection":
+                if name in views:
                     continue
                 if row is not None and self._tables[name][1][row - 1]:
                     views[name] = self._tables[name][0][row - 1]
@@ -520,6 +529,11 @@ class Bundle:
                     views[name] = np.zeros(view.width, np.float32)
             found.append(views)
         return found
+
+    @property
+    def open_views(self) -> list[str]:
+        """The views that any item has, whether training knew it or not, from its attributes."""
+        return [n for n, view in self.views.items() if view.source in {"projection", "content"}]
 
     def training_views(self) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
         """Of each view, the exported vectors (n, W) of the training catalogue and who has one."""

@@ -80,7 +80,16 @@ class Projection(nn.Module):
         self.mean.copy_(torch.from_numpy(mean))
         self.directions.copy_(torch.from_numpy(directions))
 
+    def scale(self, llm_vectors: Tensor) -> Tensor:
+        """LLM vectors centred, standardised or whitened: (..., d_llm) to (..., dims[0])."""
+        scaled: Tensor = (llm_vectors - self.mean) @ self.directions
+        return scaled
+
+    def content(self, llm_vectors: Tensor) -> Tensor:
+        """What the words say, untouched by training: the scaled vectors at length 1."""
+        return functional.normalize(self.scale(llm_vectors), dim=-1)
+
     def forward(self, llm_vectors: Tensor) -> Tensor:
         """Item vectors of LLM vectors: (..., d_llm) to (..., dim)."""
-        items: Tensor = self.layers((llm_vectors - self.mean) @ self.directions)
+        items: Tensor = self.layers(self.scale(llm_vectors))
         return functional.normalize(items, dim=-1) if self.unit else items

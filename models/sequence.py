@@ -42,8 +42,26 @@ class Constant(torch.nn.Module):
         return torch.full((*valid.shape, self.dim), -1.0, device=items.device)
 
 
+class Mean(torch.nn.Module):
+    """The state is the mean of the items so far: what the history is about, nothing learnt.
+
+    The `content` view uses it, with the latest few items.
+    """
+
+    def __init__(self, dim: int, max_history: int) -> None:
+        super().__init__()
+        self.dim, self.max_history = dim, max_history
+
+    def forward(self, items: Tensor, valid: Tensor) -> Tensor:
+        """Means (B, L, D) of the valid items up to each step; zeros before the first."""
+        counted = valid.unsqueeze(-1).to(items.dtype)
+        means: Tensor = (items * counted).cumsum(dim=1) / counted.cumsum(dim=1).clamp(min=1)
+        return means
+
+
 BUILDERS: dict[str, Callable[..., torch.nn.Module]] = {
     "constant": Constant,
+    "mean": Mean,
     "sasrec": SASRec,
 }
 

@@ -4,7 +4,8 @@ Trains two views, each with a sequence model of its own: `id` (a learnt vector p
 alone it is the id-only baseline) and `text` (a projection of the frozen LLM vectors, with an
 alignment to the id view's frozen table). Source: LLMEmb (arXiv 2409.19925); sampled softmax, the
 cosine with temperature, unique items in the alignment and the sum of views (EnsRec, arXiv
-2512.17820) depart from it. Then picks the views' weights on the validation split.
+2512.17820) depart from it. Two more views need no training: `content`, the scaled LLM vectors
+themselves, and `popularity`. Then picks the views' weights on the validation split.
 
 Writes id/ and text/ (view.safetensors: items, present; model.safetensors; for text
 projection.safetensors).
@@ -45,8 +46,10 @@ K = 10  # early stopping and weights look at NDCG@10
 ALIGNED_ITEMS = 256  # of a batch; all of them would cost more than the rest of the step
 
 # Weights to choose from, and how strongly popularity counts against an item.
-ID_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
-POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4)
+ID_WEIGHTS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)  # text has what id and content leave of 1
+CONTENT_WEIGHTS = (0.025, 0.05, 0.1, 0.2)
+POPULARITY_WEIGHTS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
+CONTENT_HISTORY = 10  # latest items that the content view reads
 PARTIAL_SCALES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25)
 OVERALL_KEPT = 0.99  # of the id view's overall NDCG@10, while the tail's is raised
 WARM_KEPT = 0.98  # of other items' NDCG@10, while new ones are let in
@@ -123,7 +126,12 @@ def rat(run: Run) -> Step:
         1 / text.temperature,
         align if text.alignment else None,
     )
-    views = [id_view, text_view, popularity_view(split.counts)]
+    views = [
+        id_view,
+        text_view,
+        content_view(projection, llm_vectors, trained),
+        popularity_view(split.counts),
+    ]
     weights, partial_factor, validation = choose_weights(views, split, seed)
     facts = {"weights": weights, "partial_factor": partial_factor, "validation": validation}
     step.finish(**facts, epochs={v: _epochs(step, v) for v in ("id", "text")})
@@ -305,6 +313,26 @@ def _view(
     )
 
 
+def content_view(
+    projection: Projection, llm_vectors: NDArray[np.float32], trained: NDArray[np.bool_]
+) -> TrainedView:
+    """The scaled LLM vectors themselves (n, dims[0]), read as the mean of the latest items."""
+    with torch.inference_mode():
+        items = projection.content(torch.from_numpy(llm_vectors)).numpy()
+    return TrainedView(
+        name="content",
+        source="content",
+        sequence_model="mean",
+        options={},
+        max_history=CONTENT_HISTORY,
+        weight=1.0,
+        model=build("mean", items.shape[1], CONTENT_HISTORY),
+        items=items,
+        present=np.ones(len(items), bool),
+        trained=trained,
+    )
+
+
 def popularity_view(counts: NDArray[np.int64]) -> TrainedView:
     """log(1 + training interactions) of every item (n, 1), counted against it."""
     return TrainedView(
@@ -335,9 +363,16 @@ def choose_weights(
         Weights by view (a weight of 0 is left out), the factor, and the validation figures.
     """
     settings = [
-        {"id": share, "text": round(1 - share, 6), "popularity": against}
+        {
+            "id": share,
+            "text": round(1 - share - content, 6),
+            "content": content,
+            "popularity": against,
+        }
         for share in ID_WEIGHTS
+        for content in CONTENT_WEIGHTS
         for against in POPULARITY_WEIGHTS
+        if share + content < 1
     ]
     tail = ~split.head()[split.validation]
     alone, *reached = _measure(views, [({"id": 1.0}, 1.0), *((w, 1.0) for w in settings)], split)
@@ -350,8 +385,8 @@ def choose_weights(
 
     hidden = np.random.default_rng([seed, 3]).random(len(split.counts) - 1) < 0.1
     as_new = [_hide(view, hidden) for view in views]
-    # A factor of (id + text) / text puts an item without id on the scale of one with both.
-    factors = [scale / weights["text"] for scale in PARTIAL_SCALES]
+    # At scale 1 an item without an id vector stands on the scale of one that has all views.
+    factors = [scale / (1 - weights["id"]) for scale in PARTIAL_SCALES]
     tried = _measure(as_new, [(weights, factor) for factor in factors], split)
     warm = ~hidden[split.validation - 1]
     least = WARM_KEPT * tried[0][warm].mean()
@@ -430,7 +465,8 @@ def read_views(run: Run) -> tuple[list[TrainedView], Projection, dict[str, float
     dims = projection_spec(text, spec.dim, llm_dim)
     projection = Projection(llm_dim, dims.dims, dims.scaling, dims.unit)
     projection.load_state_dict(load_tensors(Path(step.folder / "text" / "projection.safetensors")))
-    popularity = dataclasses.replace(
-        popularity_view(split.counts), weight=weights.get("popularity", 0.0)
-    )
-    return [*views, popularity], projection.eval(), weights, float(step.facts["partial_factor"])
+    llm_vectors = read_llm_vectors(run.finished("encode"))
+    views.append(content_view(projection, llm_vectors, split.counts[1:] > 0))
+    views.append(popularity_view(split.counts))
+    views = [dataclasses.replace(view, weight=weights.get(view.name, 0.0)) for view in views]
+    return views, projection.eval(), weights, float(step.facts["partial_factor"])

@@ -38,7 +38,9 @@ class EmbedRequest(BaseModel):
         max_length=MAX_ITEMS,
         description="At most `max_items` of GET /info, each id once.",
     )
-    view: str | None = Field(None, description="Answer this view alone; a projection of GET /info.")
+    view: str | None = Field(
+        None, description="Answer this view alone; one that is made of attributes."
+    )
     index: bool = Field(False, description="Also put the items into the catalogue, all or none.")
 
 
@@ -66,7 +68,7 @@ def _check(query: EmbedRequest, parts: Parts, max_items: int) -> None:
     if len(query.items) > max_items:
         raise Invalid.field("items", f"has {len(query.items)} items; at most {max_items} may come")
     if query.view is not None:
-        known = [v.name for v in parts.bundle.views.values() if v.source == "projection"]
+        known = parts.bundle.open_views
         if query.view not in known:
             raise Invalid.field("view", f"must be one of {', '.join(known)}", query.view)
     seen: set[str] = set()

@@ -21,7 +21,7 @@ class ViewInfo(BaseModel):
     name: str = Field(examples=["text"])
     width: int = Field(description="Numbers in its vectors.", examples=[128])
     source: str = Field(
-        description="`projection`: any item has it. `table`: training items only.",
+        description="`projection` and `content`: any item has it. `table`: training items only.",
         examples=["projection"],
     )
     max_history: int = Field(description="Items of a history that the model reads.", examples=[50])

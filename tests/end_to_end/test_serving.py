@@ -29,12 +29,14 @@ def client(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def test_a_served_vector_is_the_one_that_training_exported(client: Client, trained: Path) -> None:
     items = list(read_items(trained / "bundle" / "items.jsonl"))[:20]
-    exported = load_file(trained / "bundle" / "views" / "text.safetensors")["items"][:20]
+    views = trained / "bundle" / "views"
+    exported = {v: load_file(views / f"{v}.safetensors")["items"] for v in ("text", "content")}
 
     answer = client.embed(*[item.model_dump() for item in items])
 
-    served = np.array([each["vectors"]["text"] for each in answer["results"]])
-    np.testing.assert_allclose(served, exported, atol=1e-5)
+    for view, vectors in exported.items():
+        served = np.array([each["vectors"][view] for each in answer["results"]])
+        np.testing.assert_allclose(served, vectors[:20], atol=1e-4)
 
 
 def test_the_service_ranks_as_evaluate_does(client: Client, trained: Path) -> None:

@@ -63,6 +63,15 @@ def test_heads_must_divide_the_width() -> None:
         build("sasrec", dim=8, max_history=3, heads=3)
 
 
+def test_the_mean_model_averages_what_it_has_seen_without_padding() -> None:
+    mean = build("mean", dim=2, max_history=3)
+    items = torch.tensor([[[9.0, 9.0], [1.0, 0.0], [3.0, 2.0]]])
+
+    states = mean(items, torch.tensor([[False, True, True]]))
+
+    assert states[0, 1:].tolist() == [[1.0, 0.0], [2.0, 1.0]]
+
+
 def test_the_constant_model_says_the_same_of_every_history() -> None:
     constant = build("constant", dim=1, max_history=1)
 
