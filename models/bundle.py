@@ -41,7 +41,7 @@ from models.sequence import build, last_states
 FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
-Source = Literal["projection", "content", "table", "popularity"]
+Source = Literal["projection", "content", "table"]
 # What changes no answer; the LLM counts by its own SHA-256, wherever it lies.
 NOT_HASHED: dict[str, Any] = {
     "name": True,
@@ -87,8 +87,7 @@ class ViewSpec(BaseModel):
     width: int
     source: Source = Field(
         description="projection: of the LLM vector, so any item has it; content: the scaled LLM "
-        "vector itself; table: learnt, so only training items have it; popularity: "
-        "log(1 + training interactions), 0 for a new item"
+        "vector itself; table: from interactions, so only training items have it"
     )
     sequence_model: str
     options: dict[str, int | float]
@@ -512,8 +511,8 @@ class Bundle:
     def item_views(self, item_ids: Sequence[str], llm_vectors: Floats) -> list[dict[str, Floats]]:
         """Of each item, its vector (W,) in every view that it has.
 
-        Views that are tables come by id and only training items have them; popularity comes
-        by id too, and is 0 for a new item; the others come from the LLM vectors (n, d_llm).
+        Views that are tables come by id and only training items have them; the others come
+        from the LLM vectors (n, d_llm).
         """
         projected = self.project(llm_vectors)
         found: list[dict[str, Floats]] = []
@@ -521,12 +520,8 @@ class Bundle:
             views = {name: items[position] for name, items in projected.items()}
             row = self.catalogue.rows.get(item_id)
             for name, view in self.views.items():
-                if name in views:
-                    continue
-                if row is not None and self._tables[name][1][row - 1]:
+                if view.source == "table" and row is not None and self._tables[name][1][row - 1]:
                     views[name] = self._tables[name][0][row - 1]
-                elif view.source == "popularity":
-                    views[name] = np.zeros(view.width, np.float32)
             found.append(views)
         return found
 

@@ -126,7 +126,7 @@ class Recommender:
             candidates = [
                 snapshot.search(view, query[0], most, allowed)[0]
                 for view, query in queries.items()
-                if self._bundle.views[view].source != "popularity" and query.any()
+                if self._bundle.views[view].sequence_model != "constant" and query.any()
             ]
             places = np.unique(np.concatenate(candidates))
             scores = scorer.score(queries, *snapshot.gather(places))[0]

@@ -334,17 +334,17 @@ def content_view(
 
 
 def popularity_view(counts: NDArray[np.int64]) -> TrainedView:
-    """log(1 + training interactions) of every item (n, 1), counted against it."""
+    """log(1 + training interactions) of each training item (n, 1), counted against it."""
     return TrainedView(
         name="popularity",
-        source="popularity",
+        source="table",
         sequence_model="constant",
         options={},
         max_history=1,
         weight=1.0,
         model=build("constant", 1, 1),
         items=np.log1p(counts[1:, None]).astype(np.float32),
-        present=np.ones(len(counts) - 1, bool),
+        present=counts[1:] > 0,
         trained=counts[1:] > 0,
     )
 
@@ -428,8 +428,6 @@ def _measure(
 
 
 def _hide(view: TrainedView, hidden: NDArray[np.bool_]) -> TrainedView:
-    if view.source == "popularity":
-        return dataclasses.replace(view, items=view.items * ~hidden[:, None])
     if view.source == "table":
         return dataclasses.replace(view, present=view.present & ~hidden)
     return view

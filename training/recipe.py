@@ -316,7 +316,7 @@ class Run:
             JobError: the step before it is not done.
         """
         previous = BEFORE[name]
-        before = self.finished(previous).key if previous else None
+        before = self._result(previous) if previous else None
         made = {"step": name, "before": before, "sections": self._sections(name), "facts": facts}
         return Step(self.folder / name, made)
 
@@ -338,11 +338,16 @@ class Run:
                 f"run `python -m training {name}` again, or undo the change"
             )
         previous = BEFORE[name]
-        if previous and self.finished(previous).key != made["before"]:
+        if previous and self._result(previous) != made["before"]:
             raise JobError(
                 f"{folder} was made from another {previous}; run `python -m training {name}` again"
             )
         return Step(folder, made)
+
+    def _result(self, name: str) -> str:
+        """Hash of what a finished step was made of and of what it then said of itself."""
+        step = self.finished(name)
+        return digest([step.key, step.facts])
 
     @contextmanager
     def lock(self) -> Iterator[None]:
