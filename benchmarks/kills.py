@@ -16,8 +16,6 @@ from pathlib import Path
 
 from benchmarks.figures import record
 
-COMMAND = "python -m benchmarks.kills"
-
 
 def call(address: str, method: str, path: str, body: object = None) -> int:
     """The status of one request; 0 where there was no answer."""
@@ -97,9 +95,8 @@ def main() -> None:
             "catalogue.kills": (given.kills, "SIGKILLs"),
             "catalogue.acknowledged_writes": (acknowledgements, "PUTs and DELETEs"),
             "catalogue.lost": (len(lost), "acknowledged writes"),
-            "service.start_to_ready_s": (round(restart, 1), "seconds, median"),
         },
-        COMMAND,
+        f"python -m benchmarks.kills --bundle {given.bundle} --kills {given.kills}",
     )
 
 
