@@ -80,7 +80,6 @@ def main() -> None:
             )
     minutes = (time.monotonic() - started) / 60
     print(f"\n{given.seeds} seeds in {minutes:.0f} minutes")
-    values[f"{given.name}.minutes"] = (round(minutes, 1), "minutes")
     record(values, f"python -m benchmarks.quality --run {given.run} --seeds {given.seeds}")
 
 
