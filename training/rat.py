@@ -13,7 +13,6 @@ projection.safetensors).
 
 import dataclasses
 import json
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +39,6 @@ from training.prepare import read_prepared
 from training.ranking import CHUNK, excluded_of, scorer_of, states_of, target_ranks
 from training.recipe import JobError, Run, SequenceSpec, Step, TextView
 
-log = logging.getLogger(__name__)
 K = 10  # early stopping and weights look at NDCG@10
 
 ALIGNED_ITEMS = 256  # of a batch; all of them would cost more than the rest of the step

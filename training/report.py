@@ -1,5 +1,6 @@
 """Figures of an evaluation as a table that a person can read."""
 
+from collections.abc import Iterator
 from typing import Any
 
 TITLES = {
@@ -21,14 +22,8 @@ def as_markdown(figures: dict[str, Any]) -> str:
         lines = [f"### {title}", ""]
         lines.append(f"| group | targets | model | HR@{k} (95 %) | NDCG@{k} (95 %) |")
         lines.append("|---|--:|---|---|---|")
-        for group, targets in figures["targets"].items():
-            for model, shown in MODELS.items():
-                cell = figures[protocol][model].get(group)
-                if cell is None:
-                    continue
-                sign = "+" if model == "difference" else ""
-                hr, nd = (_cell(cell[metric], sign) for metric in ("hr", "ndcg"))
-                lines.append(f"| {group} | {targets} | {shown} | {hr} | {nd} |")
+        for group, targets, model, hr, nd in _rows(figures, protocol):
+            lines.append(f"| {group} | {targets} | {MODELS[model]} | {hr} | {nd} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
@@ -40,16 +35,21 @@ def as_text(figures: dict[str, Any], protocol: str = "full") -> str:
         f"{'':9}{'targets':>8}  {'model':15}{f'HR@{k} (95 % interval)':27}NDCG@{k} (95 % interval)"
     )
     lines = [TITLES[protocol], header]
-    for group, targets in figures["targets"].items():
-        for model, shown in MODELS.items():
-            cell = figures[protocol][model].get(group)
-            if cell is None:
-                continue
-            sign = "+" if model == "difference" else ""
-            first = f"{group:9}{targets:>8}" if model == "id-only" else " " * 17
-            hr, nd = (_cell(cell[metric], sign) for metric in ("hr", "ndcg"))
-            lines.append(f"{first}  {shown:15}{hr:27}{nd}")
+    for group, targets, model, hr, nd in _rows(figures, protocol):
+        first = f"{group:9}{targets:>8}" if model == "id-only" else " " * 17
+        lines.append(f"{first}  {MODELS[model]:15}{hr:27}{nd}")
     return "\n".join(lines)
+
+
+def _rows(figures: dict[str, Any], protocol: str) -> Iterator[tuple[str, int, str, str, str]]:
+    """Group, its targets, model, HR and NDCG with intervals; groups without targets left out."""
+    for group, targets in figures["targets"].items():
+        for model in MODELS:
+            cell = figures[protocol][model].get(group)
+            if cell is not None:
+                sign = "+" if model == "difference" else ""
+                hr, nd = (_cell(cell[metric], sign) for metric in ("hr", "ndcg"))
+                yield group, targets, model, hr, nd
 
 
 def _cell(value: dict[str, float], sign: str) -> str:
