@@ -11,8 +11,6 @@ adapter/                    LoRA, in peft's layout; absent where the LLM was not
 llm/                        the base LLM; absent where the bundle was exported without it
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -33,106 +30,26 @@ from safetensors.torch import save_file as save_tensors
 from models.encoder import BATCH_TOKENS, DTypeName, Encoded, Encoder, dtype_name
 from models.item import Catalogue, Item, read_items, write_items
 from models.llm import defining_files, fingerprint, fingerprint_folder, sha256_of
-from models.projection import InputScaling, Projection
+from models.manifest import (
+    CARD,
+    FORMAT,
+    MANIFEST,
+    BundleError,
+    LLMSpec,
+    Manifest,
+    ProjectionSpec,
+    Source,
+    ViewSpec,
+    digest,
+    files_of,
+    read_manifest,
+)
+from models.projection import Projection
 from models.prompt import Prompt, PromptTemplate
 from models.scorer import Floats, Scorer, ViewStatistics
 from models.sequence import build, last_states
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-CARD = "README.md"
-Source = Literal["projection", "content", "table"]
-# What changes no answer; the LLM counts by its own SHA-256, wherever it lies.
-NOT_HASHED: dict[str, Any] = {
-    "name": True,
-    "version": True,
-    "data": True,
-    "metrics": True,
-    "bundle_hash": True,
-    "llm": {"name", "revision", "included"},
-}
-
-
-class BundleError(ValueError):
-    """The folder is no bundle that can be trusted; the message says which file and why."""
-
-
-class LLMSpec(BaseModel):
-    """The base LLM that the LoRA adapter and every vector belong to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    revision: str | None
-    sha256: str
-    included: bool
-
-
-class ProjectionSpec(BaseModel):
-    """Arguments of models.projection.Projection."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dims: tuple[int, ...]
-    scaling: InputScaling
-    unit: bool
-
-
-class ViewSpec(BaseModel):
-    """One view: where its vectors come from, what reads a history of them, its weight."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
-    width: int
-    source: Source = Field(
-        description="projection: of the LLM vector, so any item has it; content: the scaled LLM "
-        "vector itself; table: from interactions, so only training items have it"
-    )
-    sequence_model: str
-    options: dict[str, int | float]
-    max_history: int
-    weight: float
-
-
-class Manifest(BaseModel):
-    """manifest.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int
-    name: str
-    version: str = Field(description="of the software that exported it")
-    llm: LLMSpec
-    adapter: bool
-    template: PromptTemplate
-    pooling: Literal["mean"]
-    max_tokens: int
-    dtype: Literal["bfloat16", "float32"] = Field(description="the stored LLM vectors ran in it")
-    llm_dim: int
-    projection: ProjectionSpec
-    views: tuple[ViewSpec, ...] = Field(min_length=1)
-    partial_factor: float
-    items: int
-    data: str = Field(description="fingerprint of the training data")
-    files: dict[str, str] = Field(description="path -> SHA-256")
-    metrics: dict[str, Any] = Field(default_factory=dict, description="with their protocol")
-    bundle_hash: str = ""
-
-    def hash(self) -> str:
-        """The hash of all that changes an answer."""
-        facts = self.model_dump(mode="json", exclude=NOT_HASHED)
-        facts["files"] = {
-            name: digest
-            for name, digest in self.files.items()
-            if name != CARD and not name.startswith("llm/")
-        }
-        return _digest(facts)
-
-
-def _digest(facts: object) -> str:
-    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+__all__ = ["Bundle", "BundleError", "TrainedView", "write_bundle"]
 
 
 @dataclass(frozen=True)
@@ -260,7 +177,7 @@ def write_bundle(
         partial_factor=partial_factor,
         items=len(catalogue),
         data=data,
-        files={str(path.relative_to(partial)): sha256_of(path) for path in _files(partial)},
+        files={str(path.relative_to(partial)): sha256_of(path) for path in files_of(partial)},
         metrics=dict(metrics),
     )
     manifest = manifest.model_copy(update={"bundle_hash": manifest.hash()})
@@ -284,53 +201,12 @@ def _contiguous(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
-
-
 def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle whose every file is present, unchanged and listed.
-
-    Raises:
-        BundleError: one is not; says which.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
-    try:
-        fields = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BundleError(f"{path} is not whole JSON ({error}); export the bundle again") from None
-    found = fields.get("format") if isinstance(fields, dict) else None
-    if found != FORMAT:
-        raise BundleError(f"{path} has format {found}; this version reads format {FORMAT}")
-    try:
-        manifest = Manifest.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {field}: {first['msg']}") from None
-    if manifest.hash() != manifest.bundle_hash:
-        raise BundleError(f"{path} was edited: its bundle_hash does not match what it says")
-
-    present = {str(file.relative_to(folder)): file for file in _files(folder)}
-    present.pop(MANIFEST)
-    for name in sorted(manifest.files.keys() - present.keys()):
-        raise BundleError(f"{folder / name} is missing; the manifest lists it")
-    for name in sorted(present.keys() - manifest.files.keys()):
-        raise BundleError(f"{folder / name} is not in the manifest; remove it")
-    for name, file in present.items():
-        if sha256_of(file) != manifest.files[name]:
-            raise BundleError(f"{file} is not what was exported: its SHA-256 differs")
-    return manifest
 
 
 class Bundle:
@@ -367,7 +243,7 @@ class Bundle:
         self.views: dict[str, ViewSpec] = {view.name: view for view in manifest.views}
         self.bundle_hash = manifest.bundle_hash
         self.dtype = dtype_name(encoder.dtype)
-        self.encoder_hash = _digest(
+        self.encoder_hash = digest(
             {
                 "llm": manifest.llm.sha256,
                 "adapter": {

@@ -40,8 +40,8 @@ class SASRec(nn.Module):
 
     Source: Kang and McAuley 2018, arXiv:1808.09781. Departs from it: vectors come in, not ids;
     layers are pre-norm with GELU; a position counts from the latest item backwards, so that
-    padding moves nothing; attention weights are not dropped out, as drawing dropout masks, most
-    of them theirs, took a third of a training step on a CPU.
+    padding moves nothing; attention weights are not dropped out, as drawing L x L masks is slow
+    on a CPU.
 
     Args:
         dim: width of item vectors and states (D).

@@ -7,9 +7,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from models.bundle import ProjectionSpec, TrainedView, write_bundle
+from models.bundle import TrainedView, write_bundle
 from models.encoder import Encoder
 from models.item import Catalogue, Item
+from models.manifest import ProjectionSpec
 from models.projection import Projection
 from models.prompt import PromptTemplate
 from models.sasrec import SASRec

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.bundle import ProjectionSpec, TrainedView
+from models.bundle import TrainedView
+from models.manifest import ProjectionSpec
 from models.projection import Projection
 from models.sequence import build
 from training.batches import batches, windows

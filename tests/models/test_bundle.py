@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import Bundle, BundleError, read_manifest
+from models.bundle import Bundle, BundleError
 from models.item import Item
+from models.manifest import read_manifest
 from tests.tiny import films, write_llm, write_tiny_bundle
 
 
