@@ -7,6 +7,7 @@ llm_vectors.safetensors     `llm` (n, d_llm) of those items
 projection.safetensors      weights of the Projection
 views/NAME.safetensors      `items` (n, W), `present` (n,), `mean` (W,), `covariance` (W, W)
 views/NAME.model.safetensors  weights of the view's SequenceModel
+neighbours.safetensors      `rows` and `weights` (n, K) of models.neighbours; absent without them
 adapter/                    LoRA, in peft's layout; absent where the LLM was not tuned
 llm/                        the base LLM; absent where the bundle was exported without it
 """
@@ -37,6 +38,7 @@ from models.manifest import (
     BundleError,
     LLMSpec,
     Manifest,
+    NeighboursSpec,
     ProjectionSpec,
     Source,
     ViewSpec,
@@ -44,6 +46,7 @@ from models.manifest import (
     files_of,
     read_manifest,
 )
+from models.neighbours import Neighbours
 from models.projection import Projection
 from models.prompt import Prompt, PromptTemplate
 from models.scorer import Floats, Scorer, ViewStatistics
@@ -98,7 +101,9 @@ def write_bundle(
     projection: Projection,
     projection_spec: ProjectionSpec,
     views: Sequence[TrainedView],
-    partial_factor: float,
+    partial_factors: Mapping[str, float],
+    neighbours: Neighbours | None,
+    neighbours_weight: float,
     data: str,
     metrics: Mapping[str, Any],
     card: str,
@@ -135,6 +140,11 @@ def write_bundle(
         }
         save_arrays(arrays, partial / "views" / f"{view.name}.safetensors")
         save_tensors(_contiguous(view.model), partial / "views" / f"{view.name}.model.safetensors")
+    if neighbours:
+        save_arrays(
+            {"rows": neighbours.rows, "weights": neighbours.weights},
+            partial / "neighbours.safetensors",
+        )
     if adapter:
         (partial / "adapter").mkdir()
         for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -174,7 +184,12 @@ def write_bundle(
             )
             for view in views
         ),
-        partial_factor=partial_factor,
+        partial_factors=dict(partial_factors),
+        neighbours=NeighboursSpec(
+            decay=neighbours.decay, latest=neighbours.latest, weight=neighbours_weight
+        )
+        if neighbours
+        else None,
         items=len(catalogue),
         data=data,
         files={str(path.relative_to(partial)): sha256_of(path) for path in files_of(partial)},
@@ -234,6 +249,7 @@ class Bundle:
         projection: Projection,
         models: Mapping[str, torch.nn.Module],
         tables: Mapping[str, tuple[Floats, NDArray[np.bool_]]],
+        neighbours: Neighbours | None,
         scorer: Scorer,
     ) -> None:
         self.manifest = manifest
@@ -262,6 +278,7 @@ class Bundle:
         self._projection = projection
         self._models = models
         self._tables = tables
+        self._neighbours = neighbours
 
     @classmethod
     def open(cls, folder: Path, *, llm: Path | None = None, dtype: DTypeName = "auto") -> "Bundle":
@@ -336,8 +353,20 @@ class Bundle:
             models[view.name] = model.eval().requires_grad_(False)
             tables[view.name] = (arrays["items"], arrays["present"])
             statistics[view.name] = ViewStatistics(arrays["mean"], arrays["covariance"])
+        neighbours = None
+        if manifest.neighbours:
+            arrays = load_arrays(folder / "neighbours.safetensors")
+            neighbours = Neighbours(
+                arrays["rows"],
+                arrays["weights"],
+                manifest.neighbours.decay,
+                manifest.neighbours.latest,
+            )
         scorer = Scorer(
-            statistics, {view.name: view.weight for view in manifest.views}, manifest.partial_factor
+            statistics,
+            {view.name: view.weight for view in manifest.views},
+            manifest.partial_factors,
+            manifest.neighbours.weight if manifest.neighbours else 0.0,
         )
         return cls(
             manifest,
@@ -347,6 +376,7 @@ class Bundle:
             projection.eval().requires_grad_(False),
             models,
             tables,
+            neighbours,
             scorer,
         )
 
@@ -400,6 +430,20 @@ class Bundle:
                     views[name] = self._tables[name][0][row - 1]
             found.append(views)
         return found
+
+    def following(self, history: Sequence[str]) -> dict[str, float]:
+        """Neighbour scores of the training items that follow a history, oldest first, by id.
+
+        Every other item's is 0. See models.neighbours.Neighbours.scores.
+        """
+        if self._neighbours is None:
+            return {}
+        known = [self.catalogue.rows.get(item_id, 0) for item_id in history]
+        rows, scores = self._neighbours.scores(known)
+        return {
+            self.catalogue[row - 1].item_id: score
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+        }
 
     @property
     def open_views(self) -> list[str]:

@@ -111,8 +111,11 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def read_items(path: Path) -> Iterator[Item]:
+def read_items(path: Path, *, ignore_other_fields: bool = False) -> Iterator[Item]:
     """Items of a JSONL file: one `{"item_id": …, "attributes": {…}}` a line; blank lines skipped.
+
+    Args:
+        ignore_other_fields: whether a line may say more than these two fields.
 
     Raises:
         InvalidItem: a line is no JSON or no Item; the message opens with file and line.
@@ -128,6 +131,8 @@ def read_items(path: Path) -> Iterator[Item]:
                 )
             except (ValueError, RecursionError) as error:
                 raise InvalidItem(f"{where}: not a JSON object: {error}") from None
+            if ignore_other_fields and isinstance(fields, dict):
+                fields = {name: fields[name] for name in Item.model_fields if name in fields}
             yield parse_item(fields, where)
 
 

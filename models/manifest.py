@@ -11,7 +11,7 @@ from models.llm import sha256_of
 from models.projection import InputScaling
 from models.prompt import PromptTemplate
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 CARD = "README.md"
 Source = Literal["projection", "content", "table"]
@@ -68,6 +68,16 @@ class ViewSpec(BaseModel):
     weight: float
 
 
+class NeighboursSpec(BaseModel):
+    """Arguments of models.neighbours.Neighbours, and its weight in the sum."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decay: float
+    latest: int
+    weight: float
+
+
 class Manifest(BaseModel):
     """manifest.json."""
 
@@ -85,7 +95,8 @@ class Manifest(BaseModel):
     llm_dim: int
     projection: ProjectionSpec
     views: tuple[ViewSpec, ...] = Field(min_length=1)
-    partial_factor: float
+    partial_factors: dict[str, float] = Field(description="by view; see models.scorer.Scorer")
+    neighbours: NeighboursSpec | None = Field(None, description="none: views alone are scored")
     items: int
     data: str = Field(description="fingerprint of the training data")
     files: dict[str, str] = Field(description="path -> SHA-256")

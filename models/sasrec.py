@@ -1,47 +1,20 @@
 """SASRec on item vectors.
 
-Shapes: B histories, L items, D = dim, H heads.
+Shapes: B histories, L items, D = dim, P predictions.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-
-class _Layer(nn.Module):
-    """Pre-norm self-attention and feed-forward, each added to its input."""
-
-    def __init__(self, dim: int, heads: int, feed: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.feed_norm = nn.LayerNorm(dim)
-        self.feed = nn.Sequential(
-            nn.Linear(dim, feed * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(feed * dim, dim)
-        )
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, items: Tensor, visible: Tensor) -> Tensor:
-        batch, length, dim = items.shape
-        qkv = self.qkv(self.attention_norm(items))
-        query, key, value = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(  # (B, H, L, D / H)
-            query, key, value, attn_mask=visible
-        )
-        items = items + self.drop(self.out(mixed.transpose(1, 2).reshape(batch, length, dim)))
-        fed: Tensor = items + self.drop(self.feed(self.feed_norm(items)))
-        return fed
+from models.attention import AttentionLayer, check_shapes, next_places
 
 
 class SASRec(nn.Module):
-    """Self-attention over a history of item vectors.
+    """Self-attention over a history of item vectors, each step looking back only.
 
     Source: Kang and McAuley 2018, arXiv:1808.09781. Departs from it: vectors come in, not ids;
     layers are pre-norm with GELU; a position counts from the latest item backwards, so that
-    padding moves nothing; attention weights are not dropped out, as drawing L x L masks is slow
-    on a CPU.
+    padding moves nothing.
 
     Args:
         dim: width of item vectors and states (D).
@@ -62,24 +35,21 @@ class SASRec(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} is not divisible by {heads} heads")
         self.positions = nn.Parameter(torch.randn(max_history, dim) * 0.02)  # [0]: latest item
-        self.layers = nn.ModuleList(_Layer(dim, heads, feed, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            AttentionLayer(dim, heads, feed, dropout) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, items: Tensor, valid: Tensor) -> Tensor:
-        """State after every step of every history; see models.sequence.SequenceModel.
+    def states(self, items: Tensor, valid: Tensor) -> Tensor:
+        """The state after every step (B, L, D); step t has seen items[:, :t + 1], no padding.
 
         Raises:
             ValueError: the shapes disagree, or the history is longer than max_history.
         """
-        batch, length, _ = items.shape
-        if valid.shape != (batch, length):
-            raise ValueError(f"items {tuple(items.shape)} do not match valid {tuple(valid.shape)}")
-        if length > len(self.positions):
-            raise ValueError(f"a history of {length} items exceeds {len(self.positions)}")
+        check_shapes(items, valid, len(self.positions))
+        length = items.shape[1]
         states = self.drop(items + self.positions[:length].flip(0))
         causal = torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
         # A padded position sees itself, so that no row of the softmax is empty (NaN).
@@ -89,3 +59,12 @@ class SASRec(nn.Module):
             states = layer(states, visible)
         normed: Tensor = self.norm(states)
         return normed
+
+    def forward(self, items: Tensor, valid: Tensor) -> Tensor:
+        """The state after the latest item (B, D); see models.sequence.SequenceModel."""
+        return self.states(items, valid)[:, -1]
+
+    def predictions(self, items: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Every step's state, to find the next item; see models.sequence.SequenceModel."""
+        told = valid[:, :-1]
+        return self.states(items[:, :-1], told)[told], next_places(valid)

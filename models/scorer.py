@@ -1,4 +1,4 @@
-"""What turns the views of a history and of a candidate into one number.
+"""What turns a history and a candidate into one number: their views, and what followed what.
 
 The only implementation: training's evaluation and the service rank with it. Shapes: B
 histories, n candidates, W = a view's own width.
@@ -31,18 +31,22 @@ class ViewStatistics:
 
 
 class Scorer:
-    """Sums, over the views an item has, its standardised score in each.
+    """Sums, over the views an item has, its standardised score in each, and its neighbour score.
 
     In one view a candidate x scores (s . (x - mean)) / sqrt(s' C s) for the state s: its dot
     product, standardised over the training items for this very history. Mean and covariance C
     are stored, so adding an item changes no other item's score, and the scale of s is irrelevant.
     Summing standardised scores of separately trained views follows EnsRec (arXiv 2512.17820).
+    What models.neighbours.Neighbours says of a candidate is added as it is: 0 for most items, so
+    an item that no history has met loses nothing by it.
 
     Args:
         statistics: of each view, over training items.
         weights: of each view in the sum; the same names.
-        partial_factor: multiplies the sum of an item that lacks some view, whose sum would
-            otherwise stand on another scale than that of items with all of them.
+        partial_factors: by view, what the score of an item that lacks some other view is
+            multiplied with, as its sum would otherwise stand on another scale than that of items
+            with all of them; 1 where nothing is said.
+        neighbours_weight: of the neighbour scores; 0 leaves them out.
 
     Raises:
         ValueError: the names differ, or a weight is no positive number.
@@ -52,16 +56,22 @@ class Scorer:
         self,
         statistics: Mapping[str, ViewStatistics],
         weights: Mapping[str, float],
-        partial_factor: float = 1.0,
+        partial_factors: Mapping[str, float] | None = None,
+        neighbours_weight: float = 0.0,
     ) -> None:
         if set(statistics) != set(weights):
             raise ValueError(f"weights for {sorted(weights)}, statistics for {sorted(statistics)}")
         for view, weight in weights.items():
             if not (np.isfinite(weight) and weight > 0):
                 raise ValueError(f"the weight of view {view!r} is {weight}; it must be positive")
+        if not (np.isfinite(neighbours_weight) and neighbours_weight >= 0):
+            raise ValueError(
+                f"the weight of neighbours is {neighbours_weight}; it must be 0 or more"
+            )
         self.statistics = dict(statistics)
         self.weights = dict(weights)
-        self.partial_factor = partial_factor
+        self.partial_factors = {view: (partial_factors or {}).get(view, 1.0) for view in weights}
+        self.neighbours_weight = neighbours_weight
 
     def queries(self, states: Mapping[str, Floats]) -> dict[str, Floats]:
         """States (B, W) of each view to queries (B, W): weighted, and standardised per history.
@@ -84,23 +94,31 @@ class Scorer:
         queries: Mapping[str, Floats],
         candidates: Mapping[str, Floats],
         present: Mapping[str, NDArray[np.bool_]],
+        following: Floats | None = None,
     ) -> Floats:
         """Scores (B, n) of all candidates for all queries; higher is better.
 
         Args:
             candidates: of each view, item vectors (n, W); rows of absent items are ignored.
             present: of each view, which of the n candidates have it.
+            following: neighbour scores (B, n) of the candidates; None where there are none.
         """
         total: Floats | None = None
+        partial: Floats | None = None  # the same, with the factors
         complete: NDArray[np.bool_] | None = None
         for view, query in queries.items():
             offset = query @ self.statistics[view].mean  # (B,)
             scores = (query @ candidates[view].T - offset[:, None]) * present[view]
+            factored = scores * np.float32(self.partial_factors[view])
             total = scores if total is None else total + scores
+            partial = factored if partial is None else partial + factored
             # Where the history has no such view, nobody is scored in it, so nobody lacks it.
             unread = ~np.any(query, axis=1, keepdims=True)  # (B, 1)
             has: NDArray[np.bool_] = present[view] | unread  # (B, n)
             complete = has if complete is None else complete & has
-        if total is None or complete is None:
+        if total is None or partial is None or complete is None:
             raise ValueError("a score needs at least one view")
-        return np.where(complete, total, total * self.partial_factor).astype(np.float32)
+        scores = np.where(complete, total, partial)
+        if following is not None and self.neighbours_weight:
+            scores = scores + self.neighbours_weight * following
+        return scores.astype(np.float32)

@@ -1,6 +1,6 @@
 """The one seam to sequential recommenders: a history of item vectors in, a state out.
 
-Shapes: B histories, L items, D = dim.
+Shapes: B histories, L items, D = dim, P predictions.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.bert4rec import BERT4Rec
+from models.gru4rec import GRU4Rec
 from models.sasrec import SASRec
 
 
@@ -18,49 +20,49 @@ class SequenceModel(Protocol):
     """Reads histories of item vectors; owns no item table, so an unseen item needs no weights."""
 
     def __call__(self, items: Tensor, valid: Tensor) -> Tensor:
-        """States (B, L, D) of items (B, L, D), oldest first, left-padded where valid is False.
+        """The state (B, D) after histories (B, L, D), oldest first, left-padded where not valid.
 
-        State [b, t] has seen items[b, :t + 1] and nothing later, and no padding; its dot
-        product with an item vector is that item's score in this view, up to scale.
+        Padding changes nothing. The state's dot product with an item vector is that item's
+        score in this view, up to scale.
+        """
+        ...
+
+    def predictions(self, items: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """What training learns from histories (B, L, D): states (P, D), and what each is to find.
+
+        That is the place (P,) of an item in the flattened histories, b * L + t. No state has
+        seen the item that it is to find.
         """
         ...
 
 
-class Constant(torch.nn.Module):
-    """The state of a view that no history changes: -1 everywhere, so that it counts against.
-
-    The `popularity` view uses it: its vectors are log(1 + interactions), and what is popular
-    anyway is worth that much less as a personal recommendation.
-    """
-
-    def __init__(self, dim: int, max_history: int) -> None:
-        super().__init__()
-        self.dim, self.max_history = dim, max_history
-
-    def forward(self, items: Tensor, valid: Tensor) -> Tensor:
-        """-1 at every step (B, L, D)."""
-        return torch.full((*valid.shape, self.dim), -1.0, device=items.device)
-
-
 class Mean(torch.nn.Module):
-    """The state is the mean of the items so far: what the history is about, nothing learnt.
+    """The state is the mean of the items: what the history is about, nothing learnt.
 
     The `content` view uses it, with the latest few items.
+
+    Args:
+        decay: how much less an item counts than the next younger one.
     """
 
-    def __init__(self, dim: int, max_history: int) -> None:
+    def __init__(self, dim: int, max_history: int, decay: float = 1.0) -> None:
         super().__init__()
-        self.dim, self.max_history = dim, max_history
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay {decay} must be above 0 and at most 1")
+        self.dim, self.max_history, self.decay = dim, max_history, decay
 
     def forward(self, items: Tensor, valid: Tensor) -> Tensor:
-        """Means (B, L, D) of the valid items up to each step; zeros before the first."""
-        counted = valid.unsqueeze(-1).to(items.dtype)
-        means: Tensor = (items * counted).cumsum(dim=1) / counted.cumsum(dim=1).clamp(min=1)
+        """Weighted means (B, D) of the valid items; zeros where there are none."""
+        ages = torch.arange(valid.shape[1] - 1, -1, -1, device=items.device)
+        counted = (valid * self.decay**ages).unsqueeze(-1).to(items.dtype)
+        total = counted.sum(dim=1)
+        means: Tensor = (items * counted).sum(dim=1) / torch.where(total > 0, total, 1.0)
         return means
 
 
 BUILDERS: dict[str, Callable[..., torch.nn.Module]] = {
-    "constant": Constant,
+    "bert4rec": BERT4Rec,
+    "gru4rec": GRU4Rec,
     "mean": Mean,
     "sasrec": SASRec,
 }
@@ -99,5 +101,5 @@ def last_states(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         states = model(torch.from_numpy(items).to(device), torch.from_numpy(valid).to(device))
-        last: NDArray[np.float32] = states[:, -1].float().cpu().numpy()
+        last: NDArray[np.float32] = states.float().cpu().numpy()
     return last

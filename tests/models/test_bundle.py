@@ -45,6 +45,15 @@ def test_a_new_item_has_the_text_view_alone(bundle: Bundle) -> None:
     assert set(known_views) == {"text", "id"}
 
 
+def test_what_follows_a_history_comes_by_id(bundle: Bundle) -> None:
+    # Film 4 follows 3, film 6 follows 5; the age of 3 is one, so it counts half.
+    following = bundle.following(["3", "unheard of", "5"])
+
+    assert set(following) == {"4", "6"}
+    assert following["6"] == pytest.approx(2 * following["4"])
+    assert bundle.following(["unheard of"]) == {}
+
+
 def test_a_history_without_a_view_has_a_state_of_zeros_in_it(bundle: Bundle) -> None:
     text = bundle.training_views()["text"][0][:3]
 
@@ -123,7 +132,7 @@ def test_a_truncated_manifest_is_refused(copy: Path) -> None:
 def test_a_bundle_of_another_format_is_refused(copy: Path) -> None:
     edit_manifest(copy, lambda fields: fields.update(format=99))
 
-    with pytest.raises(BundleError, match="format 99; this version reads format 1"):
+    with pytest.raises(BundleError, match="format 99; this version reads format 2"):
         Bundle.open(copy)
 
 

@@ -48,7 +48,7 @@ def test_adding_an_item_changes_no_other_items_score() -> None:
 def test_an_item_without_a_view_is_scored_by_its_others_times_the_factor() -> None:
     state = RANDOM.normal(size=(1, 4)).astype(np.float32)
     statistics = {view: ViewStatistics.of(TRAINED) for view in ("text", "id")}
-    both = Scorer(statistics, {"text": 0.5, "id": 0.5}, partial_factor=3.0)
+    both = Scorer(statistics, {"text": 0.5, "id": 0.5}, partial_factors={"text": 3.0})
     alone = Scorer({"text": statistics["text"]}, {"text": 0.5})
     tables = {"text": TRAINED, "id": np.full_like(TRAINED, 1e6)}
     nobody = np.zeros(500, bool)
@@ -74,7 +74,7 @@ def test_a_view_that_no_item_of_the_history_has_says_nothing() -> None:
 def test_the_factor_is_for_views_that_the_history_has() -> None:
     state = RANDOM.normal(size=(1, 4)).astype(np.float32)
     statistics = {view: ViewStatistics.of(TRAINED) for view in ("text", "id")}
-    both = Scorer(statistics, {"text": 0.5, "id": 0.5}, partial_factor=3.0)
+    both = Scorer(statistics, {"text": 0.5, "id": 0.5}, partial_factors={"text": 3.0})
     some = RANDOM.random(500) < 0.5
     tables = {"text": TRAINED, "id": TRAINED}
 
@@ -91,3 +91,25 @@ def test_the_factor_is_for_views_that_the_history_has() -> None:
 def test_a_weight_that_is_not_positive_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="'text'"):
         scorer(text=weight)
+
+
+def test_neighbour_scores_are_added_after_the_factor() -> None:
+    state = RANDOM.normal(size=(1, 4)).astype(np.float32)
+    statistics = {view: ViewStatistics.of(TRAINED) for view in ("text", "id")}
+    weights = {"text": 0.5, "id": 0.5}
+    tables = {"text": TRAINED, "id": TRAINED}
+    some = {"text": ALL, "id": RANDOM.random(500) < 0.5}
+    following = np.zeros((1, 500), np.float32)
+    following[0, 7] = 2.0
+    plain = Scorer(statistics, weights, partial_factors={"text": 3.0})
+    both = Scorer(statistics, weights, partial_factors={"text": 3.0}, neighbours_weight=0.25)
+    queries = plain.queries({"text": state, "id": state})
+
+    added = both.score(queries, tables, some, following) - plain.score(queries, tables, some)
+
+    np.testing.assert_allclose(added, 0.25 * following, atol=1e-6)
+
+
+def test_a_negative_weight_of_neighbours_is_refused() -> None:
+    with pytest.raises(ValueError, match="neighbours is -1"):
+        Scorer({"text": ViewStatistics.of(TRAINED)}, {"text": 1.0}, neighbours_weight=-1)

@@ -1,0 +1,64 @@
+"""What the sequence models share: the layer of SASRec and BERT4Rec, and two small functions.
+
+Shapes: B histories, L items, D = dim, H heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class AttentionLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward, each added to its input.
+
+    Attention weights are not dropped out: drawing L x L masks is slow on a CPU.
+
+    Args:
+        dim: width of the items (D).
+        heads: attention heads (H).
+        feed: width of the feed-forward, in multiples of dim.
+        dropout: in the feed-forward, and on what each half adds.
+
+    Raises:
+        ValueError: heads do not divide dim.
+    """
+
+    def __init__(self, dim: int, heads: int, feed: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not divisible by {heads} heads")
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed_norm = nn.LayerNorm(dim)
+        self.feed = nn.Sequential(
+            nn.Linear(dim, feed * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(feed * dim, dim)
+        )
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, items: Tensor, visible: Tensor) -> Tensor:
+        """Items (B, L, D), each having read those that are visible to it (B or 1, 1, L, L)."""
+        batch, length, dim = items.shape
+        qkv = self.qkv(self.attention_norm(items))
+        query, key, value = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(  # (B, H, L, D / H)
+            query, key, value, attn_mask=visible
+        )
+        items = items + self.drop(self.out(mixed.transpose(1, 2).reshape(batch, length, dim)))
+        fed: Tensor = items + self.drop(self.feed(self.feed_norm(items)))
+        return fed
+
+
+def check_shapes(items: Tensor, valid: Tensor, longest: int) -> None:
+    """Raise ValueError unless valid is (B, L) for items (B, L, D), and L is at most longest."""
+    if valid.shape != items.shape[:2]:
+        raise ValueError(f"items {tuple(items.shape)} do not match valid {tuple(valid.shape)}")
+    if items.shape[1] > longest:
+        raise ValueError(f"a history of {items.shape[1]} items exceeds {longest}")
+
+
+def next_places(valid: Tensor) -> Tensor:
+    """Where the item after each valid one stands in the flattened histories (B, L): (P,)."""
+    places = torch.arange(valid.numel(), device=valid.device).view(valid.shape)
+    return places[:, 1:][valid[:, :-1]]
