@@ -11,6 +11,7 @@ from models.bundle import TrainedView, write_bundle
 from models.encoder import Encoder
 from models.item import Catalogue, Item
 from models.manifest import ProjectionSpec
+from models.neighbours import Neighbours
 from models.projection import Projection
 from models.prompt import PromptTemplate
 from models.sasrec import SASRec
@@ -60,10 +61,25 @@ def films(count: int) -> list[Item]:
     ]
 
 
+def next_film(catalogue: Catalogue) -> Neighbours:
+    """Film number i is followed by number i + 1, and by nothing else."""
+    rows = np.array(
+        [[catalogue.rows.get(str(int(item.item_id) + 1), 0)] for item in catalogue], np.int32
+    )
+    return Neighbours(rows, (rows > 0).astype(np.float32), decay=0.5, latest=3)
+
+
 def write_tiny_bundle(
-    folder: Path, llm: Path, count: int = 12, seed: int = 0, include_llm: bool = True
+    folder: Path,
+    llm: Path,
+    count: int = 12,
+    seed: int = 0,
+    include_llm: bool = True,
 ) -> Path:
-    """A bundle with a `text` view of all films and an `id` view of all but the last film."""
+    """A bundle with a `text` view of all films and an `id` view of all but the last film.
+
+    Each film is followed by the next.
+    """
     catalogue = Catalogue(films(count))
     encoder = Encoder.load(llm, dtype="float32")
     llm_vectors = encoder.encode([TEMPLATE.render(item) for item in catalogue]).vectors
@@ -109,7 +125,9 @@ def write_tiny_bundle(
         projection=projection,
         projection_spec=spec,
         views=[view("text", text, everyone), view("id", ids * known[:, None], known)],
-        partial_factor=1.0,
+        partial_factors={},
+        neighbours=next_film(catalogue),
+        neighbours_weight=0.5,
         data="tiny",
         metrics={},
         card="# tiny\n",

@@ -11,7 +11,7 @@ from models import OutOfMemory
 from models.bundle import BundleError
 from models.item import InvalidItem
 from models.llm import LLMError
-from training.recipe import STEPS, JobError, Run, read_config
+from training.recipe import STEPS, JobError, Run, cold_run, read_config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Train embeddings and a recommender, and export them as a bundle. Steps that "
         "are finished are reused; a step that was killed goes on where it was.",
     )
-    parser.add_argument("step", choices=[*STEPS, "run"], help="one step, or `run` for all of them")
+    parser.add_argument(
+        "step", choices=[*STEPS, "run", "compare"], help="one step, `run` for all, or `compare`"
+    )
     parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE",
@@ -30,16 +32,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--source", metavar="PATH", help="folder, .zip file or URL of the data (data.path)"
     )
+    parser.add_argument(
+        "--final", action="store_true", help="compare: read the test split, once per configuration"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="VARIANT",
+        help="compare: this variant, beside the reference; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cold", action="store_true",
+        help="evaluate: hold two sets of items out of everything that is fitted, train without "
+        "them, and ask for them; in FOLDER/cold",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        run = Run(read_config(given.config, given.changes, given.source))
-        with run.lock():
-            for name in STEPS if given.step == "run" else (given.step,):
-                _one(name, run)
+        _do(given)
     except (JobError, LLMError, BundleError, InvalidItem) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -53,6 +64,27 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
         return 130
     return 0
+
+
+def _do(given: argparse.Namespace) -> None:
+    if given.cold and given.step != "evaluate":
+        raise JobError(f"--cold goes with evaluate, not with {given.step}")
+    if given.final and given.step != "compare":
+        raise JobError(f"--final goes with compare, not with {given.step}")
+    if given.step == "compare":
+        from training.compare import compare  # noqa: PLC0415
+
+        tables = compare(given.config, given.changes, given.source, given.final, given.only)
+        print(tables.read_text())  # noqa: T201
+        return
+    run = Run(read_config(given.config, given.changes, given.source))
+    steps: tuple[str, ...] = STEPS if given.step == "run" else (given.step,)
+    if given.cold:
+        run = cold_run(run.config)
+        steps = STEPS[: STEPS.index("evaluate") + 1]
+    with run.lock():
+        for name in steps:
+            _one(name, run)
 
 
 def _one(name: str, run: Run) -> None:

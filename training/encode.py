@@ -1,19 +1,28 @@
 """Recipe `encode`: LLM vectors of the whole catalogue, shard by shard.
 
 Writes shards/NNNNN.safetensors, each whole or not there, so that a killed run goes on at the
-first missing one.
+first missing one. They are made in the cache and linked from the step, so that another run of the
+same LLM on the same catalogue finds them.
 """
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
 from models.encoder import Encoder, dtype_name, runtime_dtype
+from models.item import Catalogue
+from models.llm import fingerprint_folder, sha256_of
 from training.prepare import read_prepared
-from training.recipe import JobError, Run, Step
+from training.recipe import JobError, Run, RunConfig, Step, digest
+
+TF_IDF_DIM = 576  # as wide as the default LLM's vectors
 
 
 def encode(run: Run) -> Step:
@@ -28,16 +37,69 @@ def encode(run: Run) -> Step:
     if step.done:
         return step
     tuned = run.finished("scft")
-    catalogue, _ = read_prepared(run)
+    catalogue, split = read_prepared(run)
+    if config.encode.vectors == "tf-idf":
+        texts = [config.template.render(item).body for item in catalogue]
+        vectors = tf_idf(texts, split.counts[1:] > 0)
+        (step.folder / "shards").mkdir(exist_ok=True)
+        save_file({"llm": vectors}, step.folder / "shards" / "00000.safetensors")
+        step.finish(items=len(catalogue), dtype="float32", dim=vectors.shape[1])
+        return step
+    llm = Path(tuned.facts["llm"])
     adapter = tuned.folder / tuned.facts["adapter"] if tuned.facts["adapter"] else None
-    encoder = Encoder.load(Path(tuned.facts["llm"]), adapter, dtype, config.llm.max_tokens)
-    shards = step.folder / "shards"
-    shards.mkdir(exist_ok=True)
+    made = {
+        "llm": fingerprint_folder(llm),
+        "adapter": sha256_of(adapter / "adapter_model.safetensors") if adapter else None,
+        "dtype": dtype,
+        "max_tokens": config.llm.max_tokens,
+        "prompts": digest([config.template.render(item).text for item in catalogue]),
+        "shard_items": config.encode.shard_items,
+    }
+    with run.shared("vectors", **made) as shared:
+        if not shared.done:
+            encoder = Encoder.load(llm, adapter, dtype, config.llm.max_tokens)
+            _encode(encoder, catalogue, config, shared)
+        shutil.rmtree(step.folder / "shards", ignore_errors=True)
+        (step.folder / "shards").mkdir()
+        for shard in shared.folder.glob("*.safetensors"):
+            _link(shard, step.folder / "shards" / shard.name)
+        step.finish(dtype=dtype, **shared.facts)
+    return step
+
+
+def tf_idf(texts: list[str], fitted: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What the words alone say: (n, at most TF_IDF_DIM) float32, TF-IDF and a truncated SVD of it.
+
+    Words, single characters too, and pairs of words that stand in two texts or more, with
+    sublinear counts.
+
+    Args:
+        fitted: (n,), the texts that vocabulary, frequencies and directions are taken from.
+    """
+    words = TfidfVectorizer(
+        ngram_range=(1, 2),
+        min_df=2,
+        sublinear_tf=True,
+        token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - of words, no password
+        dtype=np.float32,
+    )
+    known = words.fit_transform([text for text, fits in zip(texts, fitted, strict=True) if fits])
+    svd = TruncatedSVD(min(TF_IDF_DIM, min(known.shape) - 1), random_state=0).fit(known)
+    found: NDArray[np.float32] = svd.transform(words.transform(texts)).astype(np.float32)
+    return found
+
+
+def _encode(encoder: Encoder, catalogue: Catalogue, config: RunConfig, shared: Step) -> None:
+    """Encode the shards that are not there yet.
+
+    Raises:
+        JobError: the LLM gives a vector that is not finite.
+    """
     tokens = cut = 0
     with tqdm(total=len(catalogue), desc="encode", unit="item") as bar:
         for number, start in enumerate(range(0, len(catalogue), config.encode.shard_items)):
             items = catalogue[start : start + config.encode.shard_items]
-            path = shards / f"{number:05d}.safetensors"
+            path = shared.folder / f"{number:05d}.safetensors"
             if not path.exists():
                 try:
                     encoded = encoder.encode([config.template.render(item) for item in items])
@@ -55,8 +117,15 @@ def encode(run: Run) -> Step:
             tokens += int(arrays["tokens"].sum())
             cut += int(arrays["cut"].sum())
             bar.update(len(items))
-    step.finish(items=len(catalogue), dtype=dtype, tokens=tokens, items_cut=cut, dim=encoder.dim)
-    return step
+    shared.finish(items=len(catalogue), tokens=tokens, items_cut=cut, dim=encoder.dim)
+
+
+def _link(source: Path, target: Path) -> None:
+    """One file under two names, or a copy where the cache is on another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def read_llm_vectors(step: Step) -> NDArray[np.float32]:

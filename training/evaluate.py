@@ -4,7 +4,8 @@ Leave-one-out. The headline ranks the full catalogue without the history; beside
 LLMEmb papers' protocol, one positive among n stored uniform negatives. Groups: overall; head and
 tail by training counts; cold, items without a training interaction.
 
-Writes negatives.safetensors, metrics.json and report.md.
+Writes negatives.safetensors, ranks.safetensors (rank of each user's target by protocol/model),
+metrics.json and report.md.
 """
 
 import json
@@ -16,23 +17,38 @@ from safetensors.numpy import save_file
 
 from training.interactions import Split
 from training.metrics import hit_rate, interval, ndcg
-from training.prepare import read_prepared
-from training.ranking import sample_negatives, scorer_of, target_ranks
-from training.rat import read_views
+from training.prepare import read_cold, read_prepared
+from training.ranking import sample_negatives
+from training.rat import read_trained
 from training.recipe import Evaluate, JobError, Run, Step, write_atomically
-from training.report import as_markdown
+from training.report import as_markdown, cold_as_markdown
 
 Protocols = dict[str, dict[str, NDArray[np.float64]]]
 
 
 def evaluate(run: Run) -> Step:
-    """Measure both models on the test split, once per configuration."""
+    """Measure both models on the test split, once per configuration.
+
+    Where items are held out as cold, measure what becomes of them instead.
+    """
     config = run.config
     step = run.step("evaluate")
     if step.done:
         return step
+    if config.data.cold:
+        figures = measure_cold(run)
+        write_atomically(step.folder / "metrics.json", json.dumps(figures, indent=1) + "\n")
+        write_atomically(step.folder / "report.md", cold_as_markdown(figures))
+        step.finish(**figures)
+        return step
     ranks, split, negatives = measure(run)
     save_file({"negatives": negatives}, step.folder / "negatives.safetensors")
+    arrays = {
+        f"{protocol}/{name}": each
+        for protocol, models in ranks.items()
+        for name, each in models.items()
+    }
+    save_file(arrays, step.folder / "ranks.safetensors")
     figures = summarise(ranks, split, config.evaluate)
     figures["weights"] = run.finished("rat").facts["weights"]
     figures["scft_steps"] = run.finished("scft").facts["steps"]
@@ -50,22 +66,60 @@ def measure(run: Run) -> tuple[Protocols, Split, NDArray[np.int32]]:
         JobError: the catalogue is too small for so many negatives.
     """
     _, split = read_prepared(run)
-    views, _, weights, factor = read_views(run)
-    shown = [view for view in views if view.name in weights]
-    scorer = scorer_of(shown, weights, factor)
-    id_only = [view for view in views if view.name == "id"]
+    trained = read_trained(run)
     try:
         negatives = sample_negatives(split, run.config.evaluate.negatives, run.config.seed)
     except ValueError as error:
         raise JobError(str(error)) from None
     before = split.test_histories
     found: Protocols = {}
-    for protocol, drawn in (("full", None), ("sampled", negatives)):
-        found[protocol] = {
-            "id-only": target_ranks(id_only, None, before, split.test, drawn),
-            "ours": target_ranks(shown, scorer, before, split.test, drawn),
-        }
+    for model, ranker in (("id-only", trained.id_only), ("ours", trained.ours)):
+        for protocol, each in ranker.ranks_by_protocol(before, split.test, negatives).items():
+            found.setdefault(protocol, {})[model] = each
     return found, split, negatives
+
+
+def measure_cold(run: Run) -> dict[str, Any]:
+    """HR@k and NDCG@k of cold test items, which nothing fitted has seen, and of warm ones.
+
+    `warm_alone` is what warm test items reach where no cold item is a candidate. An id-only model
+    cannot rank a cold item at all.
+    """
+    spec = run.config.evaluate
+    found = read_cold(run)
+    if found is None:
+        raise JobError("no item is held out; data.cold is 0")
+    held, interactions = found
+    catalogue, split = read_prepared(run)
+    trained = read_trained(run)
+    asked = held.questions(interactions, held.test)
+    if not len(asked.targets):
+        raise JobError("no user has a history before a cold test item; data.cold is too small")
+    before, banned = split.test_histories, held.mask(len(catalogue))
+    ranks = {
+        "cold_test": trained.ours.ranks(asked.histories, asked.targets),
+        "warm": trained.ours.ranks(before, split.test),
+        "warm_alone": trained.ours.ranks(before, split.test, banned=banned),
+    }
+    figures: dict[str, Any] = {
+        "k": spec.k,
+        "protocol": f"cold: {len(held.test)} items to test and {len(held.validation)} to validate "
+        "out of everything fitted; the history before a user's first such item is the query; whole "
+        "catalogue without the history",
+        "cold_items": len(held.test),
+        "partial_factors": trained.partial_factors,
+        "weights": trained.weights,
+        "seed": run.config.rat.seed,
+        "targets": {name: len(rank) for name, rank in ranks.items()},
+    }
+    for name, rank in ranks.items():
+        figures[name] = {
+            "hr": _with_interval(hit_rate(rank, spec.k), spec.bootstrap),
+            "ndcg": _with_interval(ndcg(rank, spec.k), spec.bootstrap),
+        }
+    alone = figures["warm_alone"]["hr"]["mean"]
+    figures["warm_kept"] = figures["warm"]["hr"]["mean"] / alone if alone else 1.0
+    return figures
 
 
 def summarise(protocols: Protocols, split: Split, spec: Evaluate) -> dict[str, Any]:

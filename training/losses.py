@@ -3,18 +3,31 @@
 Shapes: B items of one batch, P positions, N negatives, D dimensions.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+NextItemLoss = Literal["sampled_softmax", "softmax", "gbce", "bce"]
 
-def sampled_softmax(
-    states: Tensor, positives: Tensor, negatives: Tensor, collides: Tensor
+
+def next_item_loss(
+    loss: NextItemLoss,
+    states: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    collides: Tensor,
+    items: int,
 ) -> Tensor:
-    """Mean cross-entropy of each state's next item among it and N shared negatives.
+    """The mean loss of finding each state's next item among it and negatives.
 
-    Uniform negatives shared by the batch (eSASRec, RecSys 2025) in place of SASRec's binary
-    cross-entropy with one negative, whose overconfidence costs a third of the recall.
+    - `sampled_softmax`: cross-entropy among the next item and N negatives that the batch shares
+      (eSASRec, RecSys 2025). The default.
+    - `softmax`: the same over all training items, which the caller passes as negatives.
+    - `gbce`: binary cross-entropy that does not grow overconfident with few negatives.
+    - `bce`: binary cross-entropy with one negative a state, drawn from the shared ones, as SASRec
+      and LLMEmb train.
 
     Args:
         states: (P, D), already scaled: logits are plain dot products.
@@ -22,11 +35,36 @@ def sampled_softmax(
         negatives: (N, D) item vectors.
         collides: (P, N) bool, True where a negative is that position's own next item; it is
             left out.
+        items: training items, from which negatives were drawn.
     """
     positive = (states * positives).sum(dim=-1, keepdim=True)  # (P, 1)
     negative = (states @ negatives.T).masked_fill(collides, -torch.inf)  # (P, N)
-    logits = torch.cat([positive, negative], dim=1)
-    return -functional.log_softmax(logits, dim=1)[:, 0].mean()
+    if loss in {"sampled_softmax", "softmax"}:
+        logits = torch.cat([positive, negative], dim=1)
+        return -functional.log_softmax(logits, dim=1)[:, 0].mean()
+    if loss == "gbce":
+        return gbce(positive, negative, items)
+    one = torch.randint(len(negatives), positive.shape, device=negative.device)
+    return gbce(positive, negative.gather(1, one), items, calibration=0.0)
+
+
+def gbce(positive: Tensor, negative: Tensor, items: int, calibration: float = 0.75) -> Tensor:
+    """Generalised binary cross-entropy: the positive's probability is raised to a power b <= 1.
+
+    Source: gSASRec (Petrov and Macdonald, RecSys 2023, arXiv 2308.07192), section 5. With the
+    sampling rate a = N / (items - 1) and calibration t, b = a (t (1 - 1 / a) + 1 / a). t = 0
+    gives b = 1, plain binary cross-entropy; t = 1 undoes what sampling does to probabilities.
+
+    Args:
+        positive: (P, 1) logits of the next items.
+        negative: (P, N) logits; those that are -inf are left out.
+        items: that negatives were drawn from.
+    """
+    rate = negative.shape[1] / max(items - 1, 1)
+    power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    right = power * functional.logsigmoid(positive).sum(dim=1)
+    wrong = functional.logsigmoid(-negative).masked_fill(torch.isinf(negative), 0.0).sum(dim=1)
+    return -((right + wrong) / (1 + negative.shape[1])).mean()
 
 
 def infonce(left: Tensor, right: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:

@@ -1,6 +1,7 @@
-"""Recipe `prepare`: a source's items and interactions to a catalogue, histories and negatives.
+"""Recipe `prepare`: a source's items and interactions to a catalogue and histories.
 
-Writes items.jsonl (in catalogue order), interactions.safetensors and users.txt.
+Writes items.jsonl (in catalogue order), interactions.safetensors and users.txt; cold.safetensors
+where items are held out.
 """
 
 import logging
@@ -9,10 +10,13 @@ import numpy as np
 
 from models.item import Catalogue, InvalidItem, read_items, write_items
 from models.llm import sha256_of
+from training.cold import ColdItems
 from training.fetch import data_folder
 from training.interactions import Interactions, Split, leave_one_out
 from training.recipe import JobError, Run, Step, digest
-from training.sources import Events, movielens, tabular
+from training.sources import Events, tabular
+from training.sources.formats import FORMATS
+from training.sources.k_core import k_core
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +29,8 @@ def prepare(run: Run) -> Step:
     """
     data = run.config.data
     folder = data_folder(data.path, run.cache)
-    names = (
-        movielens.files(folder) if data.source == "movielens" else (data.items, data.interactions)
-    )
+    form = FORMATS.get(data.source)  # None: tabular, whose files the configuration names
+    names = form.files(folder) if form else (data.items, data.interactions)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise JobError(f"there is no file {folder / missing[0]}")
@@ -35,17 +38,21 @@ def prepare(run: Run) -> Step:
     if step.done:
         return step
 
-    if data.source == "movielens":
-        source = movielens.load(folder)
-    else:
-        source = tabular.load(folder, data.items, data.interactions)
+    source = form.load(folder) if form else tabular.load(folder, data.items, data.interactions)
+    if not source.items or not source.events.users:
+        what = "item with attributes" if source.events.users else "interaction"
+        raise JobError(f"{data.path}: {' and '.join(names)} hold no {what}")
     try:
         catalogue = Catalogue(source.items)
     except InvalidItem as error:
         raise JobError(f"{data.path}: {error}") from None
-    interactions, unknown = histories(source.events, catalogue, data.unknown_items)
+    events, unknown = known(source.events, catalogue, data.unknown_items)
+    if data.core:
+        events, catalogue = core(events, catalogue, data.core)
+    interactions = histories(events, catalogue)
+    held = ColdItems.draw(interactions, data.cold, run.config.seed) if data.cold else None
     try:
-        split = leave_one_out(interactions, len(catalogue))
+        split = _split(interactions, catalogue, held)
     except ValueError as error:
         raise JobError(f"{data.path}: {error}") from None
     if max(len(history) for history in split.train) < 2:
@@ -55,6 +62,8 @@ def prepare(run: Run) -> Step:
 
     write_items(step.folder / "items.jsonl", catalogue)
     interactions.save(step.folder)
+    if held:
+        held.save(step.folder)
     short = len(interactions) - len(split.train)
     if short:
         log.warning("%d users have fewer than 3 interactions and are left out", short)
@@ -64,6 +73,7 @@ def prepare(run: Run) -> Step:
         users_left_out=short,
         interactions=len(interactions.rows),
         interactions_with_unknown_items=unknown,
+        interactions_repeated=source.repeats,
         items_without_training_interactions=int((split.counts[1:] == 0).sum()),
         data=digest([[item.model_dump() for item in catalogue], interactions.rows.tolist()]),
     )
@@ -71,23 +81,34 @@ def prepare(run: Run) -> Step:
 
 
 def read_prepared(run: Run) -> tuple[Catalogue, Split]:
-    """The catalogue and the split of a finished prepare step."""
+    """The catalogue and the split of a finished prepare step, without cold items' interactions."""
     step = run.finished("prepare")
     catalogue = Catalogue(read_items(step.folder / "items.jsonl"))
-    return catalogue, leave_one_out(Interactions.load(step.folder), len(catalogue))
+    held = ColdItems.load(step.folder)
+    return catalogue, _split(Interactions.load(step.folder), catalogue, held)
 
 
-def histories(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple[Interactions, int]:
-    """Interactions by user, oldest first (equal times keep the source's order).
+def read_cold(run: Run) -> tuple[ColdItems, Interactions] | None:
+    """Who is held out of a finished prepare step, and all interactions; None where nobody is."""
+    step = run.finished("prepare")
+    held = ColdItems.load(step.folder)
+    return (held, Interactions.load(step.folder)) if held else None
 
-    Returns:
-        The interactions, and how many were dropped because their item is unknown.
+
+def _split(interactions: Interactions, catalogue: Catalogue, held: ColdItems | None) -> Split:
+    if held:
+        interactions = interactions.without(np.concatenate([held.validation, held.test]))
+    return leave_one_out(interactions, len(catalogue))
+
+
+def known(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple[Events, int]:
+    """The interactions with items of the catalogue, and how many others were dropped.
 
     Raises:
         JobError: an item is unknown and `unknown_items` is "fail".
     """
-    rows = np.array([catalogue.rows.get(item, 0) for item in events.items], np.int32)
-    unknown = np.flatnonzero(rows == 0)
+    found = np.array([item in catalogue.rows for item in events.items], bool)
+    unknown = np.flatnonzero(~found)
     if len(unknown):
         ids = sorted({events.items[place] for place in unknown})
         listed = ", ".join(repr(item_id) for item_id in ids[:10]) + (" …" if len(ids) > 10 else "")
@@ -98,16 +119,42 @@ def histories(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple
         if unknown_items == "fail":
             raise JobError(f'{told}; data.unknown_items = "drop" leaves them out')
         log.warning("%s; they are left out", told)
+        events = events.at(np.flatnonzero(found))
+    return events, len(unknown)
+
+
+def core(events: Events, catalogue: Catalogue, least: int) -> tuple[Events, Catalogue]:
+    """The k-core of the interactions, and the items that are left in it.
+
+    Raises:
+        JobError: nothing is left.
+    """
+    left = k_core(events, least, least)
+    if not left.users:
+        raise JobError(
+            f"data.core: of {len(events.users)} interactions none is left when every user and "
+            f"item must have {least}; lower it"
+        )
+    ids = set(left.items)
+    log.info(
+        "the %d-core has %d of %d interactions and %d of %d items",
+        least, len(left.users), len(events.users), len(ids), len(catalogue),
+    )  # fmt: skip
+    return left, Catalogue(item for item in catalogue if item.item_id in ids)
+
+
+def histories(events: Events, catalogue: Catalogue) -> Interactions:
+    """Interactions by user, oldest first (equal times keep the source's order).
+
+    All items must be in the catalogue.
+    """
+    rows = np.array([catalogue.rows[item] for item in events.items], np.int32)
     times = np.array(events.times if events.times else [np.nan] * len(rows), np.float64)
     order = np.argsort(times, kind="stable") if events.times else np.arange(len(rows))
 
     by_user: dict[str, list[int]] = {}
-    for place in order:
-        if rows[place]:
-            by_user.setdefault(events.users[place], []).append(int(place))
+    for place in order.tolist():
+        by_user.setdefault(events.users[place], []).append(place)
     places = [place for user in by_user.values() for place in user]
     starts = np.concatenate([[0], np.cumsum([len(user) for user in by_user.values()])])
-    return (
-        Interactions(rows[places], starts.astype(np.int64), times[places], list(by_user)),
-        len(unknown),
-    )
+    return Interactions(rows[places], starts.astype(np.int64), times[places], list(by_user))

@@ -4,29 +4,120 @@ Shapes: U users, B of them at once, n items, W = a view's own width.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import TrainedView
+from models.neighbours import Neighbours
 from models.scorer import Floats, Scorer
 from models.sequence import last_states
 from training.interactions import Rows, Split
 from training.metrics import ranks
 
-
-def scorer_of(
-    views: list[TrainedView], weights: Mapping[str, float], partial_factor: float
-) -> Scorer:
-    """The Scorer over these views with these weights."""
-    return Scorer(
-        {view.name: view.statistics for view in views},
-        {view.name: weights[view.name] for view in views},
-        partial_factor,
-    )
-
-
 CHUNK = 256  # users scored at once
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Views, what followed what, and how they are summed.
+
+    Attributes:
+        views: those that are scored.
+        scorer: over these views.
+        neighbours: None where nothing is added for them.
+    """
+
+    views: Sequence[TrainedView]
+    scorer: Scorer
+    neighbours: Neighbours | None = None
+
+    @classmethod
+    def of(
+        cls,
+        views: Sequence[TrainedView],
+        weights: Mapping[str, float],
+        partial_factors: Mapping[str, float] | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> "Ranker":
+        """The ranker with these weights, by view and under `neighbours`; 0 leaves one out."""
+        shown = [view for view in views if weights.get(view.name)]
+        scorer = Scorer(
+            {view.name: view.statistics for view in shown},
+            {view.name: weights[view.name] for view in shown},
+            partial_factors or {},
+            weights.get("neighbours", 0.0),
+        )
+        return cls(shown, scorer, neighbours if weights.get("neighbours") else None)
+
+    def scores(self, histories: Sequence[Rows]) -> Floats:
+        """Scores (B, n) of the whole catalogue."""
+        queries = self.scorer.queries(states_of(self.views, histories))
+        tables = {view.name: view.items for view in self.views}
+        present = {view.name: view.present for view in self.views}
+        following = self.neighbours.table(histories) if self.neighbours else None
+        return self.scorer.score(queries, tables, present, following)
+
+    def ranks(
+        self,
+        histories: Sequence[Rows],
+        targets: Rows,
+        *,
+        banned: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float64]:
+        """Rank of each user's target (U,) in the full catalogue without the history.
+
+        Args:
+            banned: (n,), items that are no candidates at all.
+        """
+        found = np.empty(len(targets))
+        for start in range(0, len(targets), CHUNK):
+            users = slice(start, start + CHUNK)
+            scores = self.scores(histories[users])
+            excluded = excluded_of(histories[users], scores.shape[1])
+            if banned is not None:
+                excluded |= banned
+            found[users] = ranks(scores, targets[users] - 1, excluded)
+        return found
+
+    def ranks_by_protocol(
+        self, histories: Sequence[Rows], targets: Rows, negatives: NDArray[np.int32]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Rank of each user's target (U,) in three protocols, from one scoring.
+
+        `full`: in the catalogue without the history; `unfiltered`: with it, its own items at 0 in
+        the content view, in which nothing is nearer to an item than itself; `sampled`: among the
+        target and the user's negatives (U, m).
+        """
+        found = {name: np.empty(len(targets)) for name in ("full", "unfiltered", "sampled")}
+        for start in range(0, len(targets), CHUNK):
+            users = slice(start, start + CHUNK)
+            asked, columns = histories[users], targets[users] - 1
+            scores = self.scores(asked)
+            excluded = excluded_of(asked, scores.shape[1])
+            found["full"][users] = ranks(scores, columns, excluded)
+            few = np.concatenate([columns[:, None], negatives[users] - 1], axis=1)
+            drawn = np.take_along_axis(scores, few, axis=1)
+            first, nothing = np.zeros(len(few), np.int64), np.zeros(few.shape, bool)
+            found["sampled"][users] = ranks(drawn, first, nothing)
+            own = self._own_content(asked)
+            for place, history in enumerate(asked):
+                scores[place, history - 1] -= own[place]
+            found["unfiltered"][users] = ranks(scores, columns, np.zeros_like(excluded))
+        return found
+
+    def _own_content(self, histories: Sequence[Rows]) -> list[Floats]:
+        """What the content view gives to each history's own items (L,); 0 without such a view."""
+        shown = [view for view in self.views if view.name == "content"]
+        if not shown:
+            return [np.zeros(len(history), np.float32) for history in histories]
+        mean = self.scorer.statistics["content"].mean
+        query = self.scorer.queries(states_of(shown, histories))["content"]
+        return [
+            (shown[0].items[history - 1] - mean) @ query[place]
+            for place, history in enumerate(histories)
+        ]
 
 
 def states_of(views: Sequence[TrainedView], histories: Sequence[Rows]) -> dict[str, Floats]:
@@ -71,37 +162,3 @@ def sample_negatives(split: Split, count: int, seed: int) -> NDArray[np.int32]:
             )
         drawn[user] = random.choice(free, count, replace=False)
     return drawn
-
-
-def target_ranks(
-    views: Sequence[TrainedView],
-    scorer: Scorer | None,
-    histories: Sequence[Rows],
-    targets: Rows,
-    negatives: NDArray[np.int32] | None = None,
-) -> NDArray[np.float64]:
-    """Rank of each user's target (U,): in the full catalogue without the history, or among
-    the target and its stored negatives (U, m).
-
-    Args:
-        scorer: None for a single view, whose weight changes no ranking.
-    """
-    if scorer is None:
-        (view,) = views
-        scorer = Scorer({view.name: view.statistics}, {view.name: 1.0})
-    tables = {view.name: view.items for view in views}
-    present = {view.name: view.present for view in views}
-    found = np.empty(len(targets))
-    for start in range(0, len(targets), CHUNK):
-        users = slice(start, start + CHUNK)
-        queries = scorer.queries(states_of(views, histories[users]))
-        scores = scorer.score(queries, tables, present)  # (B, n)
-        columns = targets[users] - 1
-        if negatives is None:
-            found[users] = ranks(scores, columns, excluded_of(histories[users], scores.shape[1]))
-        else:
-            few = np.concatenate([columns[:, None], negatives[users] - 1], axis=1)
-            scores = np.take_along_axis(scores, few, axis=1)
-            nothing = np.zeros(scores.shape, bool)
-            found[users] = ranks(scores, np.zeros(len(scores), int), nothing)
-    return found

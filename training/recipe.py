@@ -24,6 +24,7 @@ from models.encoder import DTypeName
 from models.projection import InputScaling
 from models.prompt import PromptTemplate
 from models.sequence import build
+from training.losses import NextItemLoss
 
 BEFORE: dict[str, str | None] = {
     "prepare": None,
@@ -34,7 +35,7 @@ BEFORE: dict[str, str | None] = {
     "export": "evaluate",
 }
 SECTIONS = {  # of the configuration, that a step's result depends on
-    "prepare": ("data",),
+    "prepare": ("data", "seed"),
     "scft": ("seed", "template", "llm", "scft"),
     "encode": ("encode",),
     "rat": ("rat",),
@@ -55,12 +56,20 @@ class _Section(BaseModel):
 class Data(_Section):
     """Where items and interactions come from; see training/sources."""
 
-    source: Literal["movielens", "tabular"] = Field(description="its format")
+    source: Literal["amazon", "mind", "movielens", "recbole", "steam", "tabular", "yelp"] = Field(
+        description="its format"
+    )
     path: str = Field(description="a folder, a .zip file, a URL of one, or a pinned name")
     items: str = Field("items.jsonl", description="tabular: file of items in the folder")
     interactions: str = Field("interactions.csv", description="tabular: file in the folder")
     unknown_items: Literal["drop", "fail"] = Field(
         "drop", description="interactions with items that the items file lacks"
+    )
+    core: int = Field(
+        0, ge=0, description="k-core: users and items with fewer interactions are left out"
+    )
+    cold: float = Field(
+        0.0, ge=0, lt=0.5, description="share of each of two sets of items held out as cold"
     )
 
 
@@ -102,6 +111,9 @@ class SCFT(_Section):
 class Encode(_Section):
     """LLM vectors of the whole catalogue."""
 
+    vectors: Literal["llm", "tf-idf"] = Field(
+        "llm", description="tf-idf: words counted instead, as a control; not to be exported"
+    )
     shard_items: int = Field(512, ge=1, description="items of one shard, the unit of a resume")
 
 
@@ -110,16 +122,23 @@ class SequenceSpec(_Section):
 
     model: str = Field("sasrec", description="its registered name in models/sequence.py")
     options: dict[str, int | float] = Field(
-        default_factory=lambda: {"layers": 1, "heads": 2, "dropout": 0.4},
-        description="arguments of the model",
+        default_factory=lambda: {"dropout": 0.4}, description="arguments of the model"
     )
     dim: int = Field(128, ge=2, description="width of item vectors and states")
-    max_history: int = Field(100, ge=1, description="latest items that are read")
-    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, for the id view")
-    batch_tokens: int = Field(800, ge=1, description="items in one batch, padding included")
+    max_history: int = Field(50, ge=1, description="latest items that are read")
+    loss: NextItemLoss = Field(
+        "sampled_softmax", description="sampled_softmax, softmax, gbce or bce"
+    )
     negatives: int = Field(256, ge=1, description="uniform, shared by a batch")
-    max_epochs: int = Field(25, ge=1, description="at most; the rate decays to 0 over them")
-    patience: int = Field(10, ge=1, description="epochs without a better validation NDCG@10")
+    temperature: float = Field(
+        0.05, ge=0, description="of the loss over cosines; 0 for plain dot products"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW; decays to 0 over the epochs")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    batch_tokens: int = Field(800, ge=1, description="items in one batch, padding included")
+    max_epochs: int = Field(40, ge=1, description="at most; the rate decays to 0 over them")
+    patience: int = Field(6, ge=1, description="epochs without a better validation NDCG@10")
+    validation_users: int = Field(6000, ge=1, description="drawn once, to decide when to stop")
 
     @model_validator(mode="after")
     def _model_can_be_built(self) -> "SequenceSpec":
@@ -136,20 +155,63 @@ class TextView(_Section):
     scaling: InputScaling = Field(
         "whiten", description="of the LLM vectors: centre, standardise or whiten"
     )
-    principal: int = Field(256, ge=1, description="directions kept by whitening")
+    principal: int = Field(224, ge=1, description="directions kept by whitening")
     hidden: int | None = Field(None, ge=1, description="width of a middle linear layer; None: dim")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, for the text view")
-    temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
-    alignment: float = Field(0.01, ge=0, description="weight of the alignment to the id view")
+    max_epochs: int = Field(15, ge=1, description="in place of rat.sequence.max_epochs")
+    batch_tokens: int = Field(1600, ge=1, description="in place of rat.sequence.batch_tokens")
+    alignment: float = Field(0.0, ge=0, description="weight of the alignment to the id view")
     alignment_temperature: float = Field(0.1, gt=0, description="of the alignment")
+
+
+class HybridView(_Section):
+    """A learnt vector per training item on top of a projection of its LLM vector."""
+
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="how often a training item is read by its words alone"
+    )
+    temperature: float = Field(
+        0.0, ge=0, description="of the loss over cosines; 0 for plain dot products"
+    )
+
+
+class ContentView(_Section):
+    """The scaled LLM vectors themselves; nothing is trained."""
+
+    latest: int = Field(10, ge=1, description="items of a history that are read")
+    decay: float = Field(0.7, gt=0, le=1, description="what an item counts less than the next")
+
+
+class NeighboursSpec(_Section):
+    """What followed what in the training histories."""
+
+    per_item: int = Field(16, ge=1, description="neighbours kept of each item")
+    window: int = Field(10, ge=1, description="steps apart, at most")
+    gap_decay: float = Field(0.8, gt=0, le=1, description="per step apart")
+    backward: float = Field(0.5, ge=0, description="what the earlier of a pair gets")
+    item_power: float = Field(0.4, ge=0, le=1, description="of the item's count, divided by")
+    neighbour_power: float = Field(0.2, ge=0, le=1, description="of the neighbour's count")
+    latest: int = Field(20, ge=1, description="items of a history that are read")
+    history_decay: float = Field(0.6, gt=0, le=1, description="per item of the history")
+
+
+Part = Literal["id", "id2", "text", "hybrid", "content", "neighbours"]
 
 
 class RAT(_Section):
     """Recommendation adaptation training, and the id-only model it is compared with."""
 
     seed: int = Field(42, ge=0, description="of the sequence models")
+    parts: tuple[Part, ...] = Field(
+        ("text", "hybrid", "content", "neighbours"),
+        min_length=1,
+        description="what is summed, of id, id2 (id of the next seed), text, hybrid, content, "
+        "neighbours",
+    )
     sequence: SequenceSpec = SequenceSpec()
     text: TextView = TextView()
+    hybrid: HybridView = HybridView()
+    content: ContentView = ContentView()
+    neighbours: NeighboursSpec = NeighboursSpec()
 
 
 class Evaluate(_Section):
@@ -350,6 +412,19 @@ class Run:
         return digest([step.key, step.facts])
 
     @contextmanager
+    def shared(self, kind: str, **made: object) -> Iterator[Step]:
+        """The folder, in the cache, of a result that other runs may need too.
+
+        It depends on `made` alone. A process that wants what another is making waits for it.
+        """
+        folder = self.cache / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        name = digest(made)[:32]
+        with (folder / f"{name}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield Step(folder / name, made)
+
+    @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep every other process out of this run folder, and leave the configuration in it.
 
@@ -369,3 +444,10 @@ class Run:
             text = self.config.model_dump_json(indent=1) + "\n"
             write_atomically(self.folder / "config.json", text)
             yield
+
+
+def cold_run(config: RunConfig, share: float = 0.1) -> Run:
+    """The run, in a folder inside its own, that holds two such shares of items out as cold."""
+    data = config.data.model_copy(update={"cold": config.data.cold or share})
+    folder = config.folder.replace("{name}", config.name)
+    return Run(config.model_copy(update={"data": data, "folder": f"{folder}/cold"}))

@@ -5,6 +5,7 @@ from typing import Any
 
 TITLES = {
     "full": "Full-catalogue ranking, history excluded",
+    "unfiltered": "Full-catalogue ranking, items of the history among the candidates",
     "sampled": "One positive among stored uniform negatives",
 }
 MODELS = {
@@ -26,6 +27,18 @@ def as_markdown(figures: dict[str, Any]) -> str:
             lines.append(f"| {group} | {targets} | {MODELS[model]} | {hr} | {nd} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
+
+
+def cold_as_markdown(figures: dict[str, Any]) -> str:
+    """A table of what cold and warm items reach."""
+    k = figures["k"]
+    lines = [f"Protocol: {figures['protocol']}.", ""]
+    lines += [f"| targets | number | HR@{k} (95 %) | NDCG@{k} (95 %) |", "|---|--:|---|---|"]
+    for name, targets in figures["targets"].items():
+        cells = [_cell(figures[name][metric], "") for metric in ("hr", "ndcg")]
+        lines.append(f"| {name} | {targets} | {' | '.join(cells)} |")
+    kept = f"Warm HR@{k} with cold candidates / without: {figures['warm_kept']:.4f}."
+    return "\n".join([*lines, "", kept]) + "\n"
 
 
 def as_text(figures: dict[str, Any], protocol: str = "full") -> str:

@@ -60,8 +60,8 @@ batch_tokens = 256
 negatives = 32
 max_epochs = 15
 [rat.text]
-learning_rate = 1e-2
 principal = 16
+batch_tokens = 256
 [evaluate]
 negatives = 30
 bootstrap = 200

@@ -6,9 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from tests.end_to_end.conftest import ITEMS, write_config, write_data
+from tests.end_to_end.conftest import ITEMS, USERS, write_config, write_data
 from tests.tiny import write_llm
 from training.__main__ import main
 
@@ -46,15 +48,19 @@ def test_a_run_that_is_killed_at_every_step_ends_as_one_that_is_not(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "training", "run", "--config", str(config)]
 
-    for sign in ("scft/checkpoint.pt", "encode/shards/00001.safetensors", "rat/text/checkpoint.pt"):
+    for step, sign in (
+        ("scft", "run/scft/checkpoint.pt"),
+        ("encode", "cache/vectors/*/00001.safetensors"),
+        ("rat", "cache/views/*/checkpoint.pt"),
+    ):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             deadline = time.monotonic() + 120
-            while not (run / sign).exists():
+            while not any(tmp_path.glob(sign)):
                 assert process.poll() is None, f"ended before {sign}"
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
-        assert not (run / sign.split("/")[0] / "done.json").exists(), "killed too late"
+        assert not (run / step / "done.json").exists(), "killed too late"
     assert main(["run", "--config", str(config)]) == 0
 
     assert metrics(run) == metrics(trained)
@@ -91,3 +97,112 @@ def test_a_changed_configuration_is_noticed_by_every_later_step(
     assert main(["scft", "--config", str(config), "--set", "scft.steps=2"]) == 0
     assert main(["rat", "--config", str(config), "--set", "scft.steps=2"]) == 1
     assert "encode was made from another scft" in capsys.readouterr().err
+
+
+def test_cold_items_are_held_out_of_everything_and_asked_for(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    command = ["evaluate", "--cold", "--config", str(config), "--set", "scft.steps=0"]
+
+    assert main(command) == 0
+
+    found = json.loads((tmp_path / "run" / "cold" / "evaluate" / "metrics.json").read_text())
+    assert found["cold_items"] == ITEMS // 10
+    assert found["targets"]["cold_test"] > 0
+    assert found["warm"]["hr"]["mean"] > 0.9
+    assert not (tmp_path / "run" / "evaluate").exists()
+
+
+def test_what_is_said_and_done_with_cold_items_reaches_nothing_that_is_fitted(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    fitted = []
+    held: set[str] = set()
+    for name in ("plain", "planted"):
+        folder = tmp_path / name
+        data = write_data(folder / "data", predictable=True)
+        config = write_config(folder, data, tiny_llm)
+        command = ["--config", str(config), "--set", "data.cold=0.1"]
+        if name == "planted":
+            # The same items are drawn. They now say something else, of the same length, so that
+            # batches stay the same to the bit; and everybody used them.
+            lines = [json.loads(line) for line in (data / "items.jsonl").read_text().splitlines()]
+            for item in lines:
+                if item["item_id"] in held:
+                    item["attributes"] = {"title": "zz", "kind": "z"}
+            (data / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lines))
+            with (data / "interactions.csv").open("a") as rows:
+                for user in range(USERS):
+                    rows.writelines(f"u{user},{item},2\n" for item in sorted(held))
+        for step in ("prepare", "scft", "encode", "rat"):
+            assert main([step, *command]) == 0
+        run = folder / "run"
+        cold = load_file(run / "prepare" / "cold.safetensors")
+        prepared = (run / "prepare" / "items.jsonl").read_text().splitlines()
+        ids = [json.loads(line)["item_id"] for line in prepared]
+        rows_held = np.concatenate([cold["validation"], cold["test"]])
+        held = {ids[row - 1] for row in rows_held}
+        fitted.append(
+            {
+                path.relative_to(run): load_file(path)
+                for path in sorted(run.rglob("*.safetensors"))
+                if path.name
+                in {
+                    "adapter_model.safetensors",  # SCFT's texts
+                    "projection.safetensors",  # whitening, and RAT's layers
+                    "model.safetensors",
+                    "neighbours.safetensors",
+                }
+            }
+        )
+        views = load_file(run / "rat" / "hybrid" / "view.safetensors")
+        assert not views["present"][rows_held - 1].any()
+
+    assert len(fitted[0]) == 5  # adapter, two models, projection, neighbours
+    assert fitted[0].keys() == fitted[1].keys()
+    for path, tensors in fitted[0].items():
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(tensor, fitted[1][path][name], err_msg=f"{path} {name}")
+
+
+def test_a_comparison_reads_the_test_split_when_it_is_told_to_and_once(
+    tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    (tmp_path / "small.toml").write_text(
+        """
+config = "run.toml"
+seeds = [1, 2]
+reference = "ours"
+[variants.ours]
+"scft.steps" = 0
+[variants.tf-idf]
+"scft.steps" = 0
+"encode.vectors" = "tf-idf"
+[variants.two-ids]
+"scft.steps" = 0
+"rat.parts" = ["id", "id2"]
+"""
+    )
+    folder = tmp_path / "runs" / "compare-small"
+    command = ["compare", "--config", "small.toml", "--set", "rat.sequence.max_epochs=4"]
+
+    assert main(command) == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["variant"] for row in results["rows"]] == ["ours", "tf-idf", "two-ids"]
+    assert list(results["rows"][0]["protocols"]) == ["full"]
+    assert not list(folder.rglob("evaluate"))
+    assert not (folder / "test-reads.jsonl").exists()
+
+    for _ in range(2):
+        assert main([*command, "--final"]) == 0
+    results = json.loads((folder / "final-results.json").read_text())
+    assert [(row["variant"], row["model"]) for row in results["rows"][:2]] == [
+        ("ours", "ours"),
+        ("ours", "id-only"),
+    ]
+    assert list(results["rows"][0]["protocols"]) == ["full", "unfiltered", "sampled"]
+    assert len((folder / "test-reads.jsonl").read_text().splitlines()) == 6  # 3 variants, 2 seeds
+    assert "<svg" in (folder / "final-results.svg").read_text()

@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from training.losses import infonce, sampled_softmax, soft_target
+from training.losses import gbce, infonce, next_item_loss, soft_target
+
+NONE = torch.zeros(1, 2, dtype=torch.bool)
 
 
 def test_sampled_softmax_by_hand() -> None:
@@ -12,7 +14,7 @@ def test_sampled_softmax_by_hand() -> None:
     positive = torch.tensor([[2.0, 5.0]])
     negatives = torch.tensor([[1.0, -3.0], [0.0, 1.0]])
 
-    loss = sampled_softmax(state, positive, negatives, torch.zeros(1, 2, dtype=torch.bool))
+    loss = next_item_loss("sampled_softmax", state, positive, negatives, NONE, items=50)
 
     expected = -math.log(math.exp(2) / (math.exp(2) + math.exp(1) + math.exp(0)))
     assert float(loss) == pytest.approx(expected)
@@ -23,9 +25,58 @@ def test_a_negative_that_is_the_next_item_is_left_out() -> None:
     positive = torch.tensor([[2.0, 0.0]])
     negatives = torch.cat([positive, torch.tensor([[0.0, 1.0]])])
 
-    loss = sampled_softmax(state, positive, negatives, torch.tensor([[True, False]]))
+    collides = torch.tensor([[True, False]])
+    loss = next_item_loss("sampled_softmax", state, positive, negatives, collides, items=50)
 
     assert float(loss) == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + 1)))
+
+
+def test_the_full_softmax_is_the_cross_entropy_over_all_items() -> None:
+    items = torch.randn(7, 4)
+    states, targets = torch.randn(3, 4), torch.tensor([0, 6, 2])
+    own = targets[:, None] == torch.arange(7)[None]
+
+    loss = next_item_loss("softmax", states, items[targets], items, own, items=7)
+
+    expected = torch.nn.functional.cross_entropy(states @ items.T, targets)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_gbce_by_hand() -> None:
+    # 2 of 10 other items drawn, t = 0.5: the rate is 0.2, the power 0.2 (0.5 (1 - 5) + 5) = 0.6.
+    right, wrong = 1.5, (-0.5, 2.0)
+
+    loss = gbce(torch.tensor([[right]]), torch.tensor([wrong]), items=11, calibration=0.5)
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    terms = [0.6 * math.log(sigmoid(right)), *(math.log(1 - sigmoid(x)) for x in wrong)]
+    assert float(loss) == pytest.approx(-sum(terms) / 3)
+
+
+def test_bce_is_binary_cross_entropy_with_one_negative() -> None:
+    state = torch.tensor([[1.0, 0.0]])
+    positive = torch.tensor([[2.0, 0.0]])
+    negatives = torch.tensor([[0.5, 0.0], [0.5, 9.0]])  # logit 0.5, whichever is drawn
+
+    loss = next_item_loss("bce", state, positive, negatives, NONE, items=50)
+
+    expected = -(math.log(1 / (1 + math.exp(-2))) + math.log(1 - 1 / (1 + math.exp(-0.5)))) / 2
+    assert float(loss) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "bce"])
+def test_a_negative_that_collides_gives_no_gradient_that_is_no_number(loss: str) -> None:
+    state = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    positive = torch.tensor([[2.0, 0.0]])
+    negatives = torch.cat([positive, torch.tensor([[0.0, 1.0]])])
+
+    collides = torch.tensor([[True, False]])
+    next_item_loss(loss, state, positive, negatives, collides, items=9).backward()  # type: ignore[arg-type]
+
+    assert state.grad is not None
+    assert torch.isfinite(state.grad).all()
 
 
 def test_infonce_by_hand() -> None:

@@ -105,12 +105,11 @@ def test_histories_are_in_time_and_equal_times_keep_the_order_of_the_source() ->
     catalogue = Catalogue([Item(item_id=i, attributes={"t": i}) for i in "abcd"])
     events = Events(["u", "u", "v", "u", "u"], list("abcdc"), [5.0, 1.0, 0.0, 5.0, 1.0], ["x"] * 5)
 
-    found, unknown = histories(events, catalogue, "drop")
+    found = histories(events, catalogue)
 
     ids = ["", *catalogue.ids]
     by_user = {u: [ids[r] for r in h] for u, h in zip(found.users, found.histories(), strict=True)}
     assert by_user == {"u": ["b", "c", "a", "d"], "v": ["c"]}
-    assert unknown == 0
 
 
 def test_negatives_are_fixed_and_never_in_the_users_history() -> None:

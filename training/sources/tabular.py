@@ -1,9 +1,9 @@
 """Your own data: a file of items and a file of interactions.
 
-Items: JSONL (`{"item_id": …, "attributes": {…}}`), or CSV or Parquet with a column `item_id` and
-a column per attribute (Parquet may hold lists). Interactions: CSV or Parquet with columns
-`user_id`, `item_id` and, if there is one, `timestamp` in seconds; without it the order of the
-file is the order in time.
+Items: JSONL (`{"item_id": …, "attributes": {…}}`; what else a line says is not read), or CSV
+or Parquet with a column `item_id` and a column per attribute (Parquet may hold lists).
+Interactions: CSV or Parquet with columns `user_id`, `item_id` and, if there is one, `timestamp`
+in seconds; without it the order of the file is the order in time.
 """
 
 import math
@@ -51,7 +51,7 @@ def _table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _items(path: Path) -> Iterator[Item]:
     if path.suffix == ".jsonl":
         try:
-            yield from read_items(path)
+            yield from read_items(path, ignore_other_fields=True)
         except FileNotFoundError:
             raise JobError(f"there is no file {path}") from None
         except InvalidItem as error:

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.compare import as_markdown, as_svg, paired_p, read_comparison
+from training.recipe import JobError
+
+GOOD = 'config = "run.toml"\nseeds = [1]\nreference = "ours"\n[variants.ours]\n'
+
+
+def cell(mean: float, **more: float) -> dict[str, float]:
+    return {"mean": mean, "deviation": 0.001, **more}
+
+
+RESULTS = {
+    "seeds": [1, 2],
+    "reference": "ours",
+    "targets": {"overall": 100, "tail": 60},
+    "rows": [
+        {
+            "variant": "ours",
+            "model": "ours",
+            "protocols": {
+                "full": {
+                    "overall": {"hr10": cell(0.2), "ndcg10": cell(0.1)},
+                    "tail": {"hr10": cell(0.1), "ndcg10": cell(0.05)},
+                }
+            },
+        },
+        {
+            "variant": "a<b",
+            "model": "ours",
+            "protocols": {
+                "full": {
+                    "overall": {
+                        "hr10": cell(0.1, difference=-0.1, p=0.002),
+                        "ndcg10": cell(0.05, difference=-0.05, p=0.5),
+                    },
+                    "tail": {"hr10": cell(0.05), "ndcg10": cell(0.05)},
+                }
+            },
+        },
+    ],
+}
+
+
+def test_a_difference_that_every_user_shows_is_beyond_chance() -> None:
+    assert paired_p(np.full(50, 0.1)) == pytest.approx(1 / 5000)
+
+
+def test_no_difference_has_a_p_of_one() -> None:
+    assert paired_p(np.zeros(50)) == 1.0
+
+
+def test_a_difference_by_chance_has_a_p_near_the_sign_tests() -> None:
+    # 60 users gain 1, 40 lose 1: a mean of 0.2 with a standard error of 0.098, two-sided p 0.041.
+    difference = np.repeat([1.0, -1.0], [60, 40])
+
+    assert 0.02 < paired_p(difference) < 0.07
+
+
+def test_a_table_shows_means_with_deviations_and_differences() -> None:
+    table = as_markdown(RESULTS)
+
+    assert "| ours | ours | 0.2000 ± 0.0010 | 0.1000 ± 0.0010 |" in table
+    assert "0.1000 ± 0.0010 (-0.1000, p 0.002)" in table
+
+
+def test_the_picture_draws_bars_in_proportion_and_escapes_names() -> None:
+    picture = as_svg(RESULTS)
+
+    assert 'width="420.0"' in picture
+    assert 'width="210.0"' in picture
+    assert "a&lt;b" in picture
+    assert "a<b" not in picture
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace('"ours"', '"theirs"'), "'theirs' is no variant; there are ours"),
+        (GOOD.replace("seeds = [1]", "seeds = []"), "seeds"),
+        (GOOD + "[more]\n", "more"),
+        ("config = ", "cannot be read as TOML"),
+    ],
+)
+def test_a_wrong_comparison_is_named_by_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+
+    with pytest.raises(JobError, match=message):
+        read_comparison(path)
+
+
+def test_a_missing_comparison_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"no comparison .*none\.toml"):
+        read_comparison(tmp_path / "none.toml")
+
+
+def test_the_comparisons_that_come_along_can_be_read() -> None:
+    folder = Path(__file__).parents[2] / "training" / "configs" / "compare"
+    for path in folder.glob("*.toml"):
+        assert (path.parent / read_comparison(path).config).exists()

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import TrainedView
+from models.neighbours import Neighbours
+from models.sequence import build
+from training.interactions import Interactions, leave_one_out
+from training.metrics import hit_rate, ndcg
+from training.ranking import Ranker
+from training.weights import (
+    Questions,
+    Shortlist,
+    as_new,
+    choose_partial_factors,
+    choose_weights,
+    climb,
+)
+
+ITEMS = 40
+RANDOM = np.random.default_rng(0)
+
+
+def view(name: str, items: np.ndarray, source: str = "content") -> TrainedView:
+    everyone = np.ones(len(items), bool)
+    return TrainedView(
+        name=name,
+        source=source,  # type: ignore[arg-type]
+        sequence_model="mean",
+        options={},
+        max_history=1,
+        weight=1.0,
+        model=build("mean", items.shape[1], 1),
+        items=items.astype(np.float32),
+        present=everyone,
+        trained=everyone,
+    )
+
+
+def circle() -> np.ndarray:
+    """Items on a circle: the nearest of each are the ones before and after it."""
+    angle = 2 * np.pi * np.arange(ITEMS) / ITEMS
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def nobody() -> Neighbours:
+    none = np.zeros((ITEMS, 1), np.int32)
+    return Neighbours(none, none.astype(np.float32), decay=0.5, latest=5)
+
+
+def walks(users: int = 60) -> list[list[int]]:
+    """Histories that go round the circle by one item at a time."""
+    starts = RANDOM.integers(ITEMS, size=users)
+    return [[int((start + step) % ITEMS) + 1 for step in range(5)] for start in starts]
+
+
+def test_a_climb_ends_where_no_factor_helps_and_drops_what_is_not_missed() -> None:
+    def goal(weights: dict[str, float]) -> float:
+        return -abs(weights.get("a", 0) - 2) - abs(weights.get("b", 0) - 1)
+
+    found = climb(goal, {"a": 0.5, "b": 0.5, "useless": 0.5})  # type: ignore[arg-type]
+
+    assert set(found) == {"a", "b"}
+    assert found["a"] == pytest.approx(2.0, rel=0.15)
+    assert found["b"] == pytest.approx(1.0, rel=0.15)
+
+
+def test_a_part_that_is_to_stay_stays_and_neighbours_are_never_alone() -> None:
+    def goal(weights: dict[str, float]) -> float:
+        return -float(len(weights))
+
+    start = {"a": 0.5, "b": 0.5, "neighbours": 0.5}
+
+    assert set(climb(goal, start, frozenset({"a"}))) == {"a"}  # type: ignore[arg-type]
+    assert set(climb(goal, {"b": 0.5, "neighbours": 0.5})) == {"b"}  # type: ignore[arg-type]
+
+
+def test_a_shortlist_ranks_as_the_scorer_does() -> None:
+    split = leave_one_out(Interactions.of(walks()), ITEMS)
+    views = [view("text", RANDOM.normal(size=(ITEMS, 3))), view("content", circle())]
+    follow = Neighbours(
+        RANDOM.integers(ITEMS + 1, size=(ITEMS, 4)).astype(np.int32),
+        RANDOM.random((ITEMS, 4)).astype(np.float32),
+        decay=0.5,
+        latest=5,
+    )
+    weights = {"text": 0.3, "content": 0.8, "neighbours": 0.4}
+    everyone = np.arange(len(split.train))
+
+    shortlist = Shortlist.of(views, follow, split.train, split.validation)
+
+    ranks = Ranker.of(views, weights, neighbours=follow).ranks(split.train, split.validation)
+    np.testing.assert_allclose(shortlist.ranks(weights, everyone), ranks)
+
+
+def test_the_view_that_knows_gets_the_weight() -> None:
+    split = leave_one_out(Interactions.of(walks()), ITEMS)
+    noise = view("text", RANDOM.normal(size=(ITEMS, 3)))
+
+    chosen = choose_weights([noise, view("content", circle())], nobody(), split, seed=0)
+
+    assert chosen.weights["content"] > 3 * chosen.weights.get("text", 0.0)
+    assert chosen.figures["held_out_ndcg10"] > 0.5 > chosen.figures["text_ndcg10"]
+    assert "neighbours" not in chosen.weights  # they say nothing here
+
+
+def test_noise_is_not_better_for_users_who_did_not_choose() -> None:
+    histories = [(RANDOM.permutation(ITEMS)[:5] + 1).tolist() for _ in range(200)]
+    split = leave_one_out(Interactions.of(histories), ITEMS)
+    views = [view(name, RANDOM.normal(size=(ITEMS, 3))) for name in ("text", "content")]
+
+    chosen = choose_weights(views, nobody(), split, seed=0)
+
+    chance = ndcg(np.arange(1.0, ITEMS - 3 + 1), 10).mean()
+    assert chosen.figures["held_out_ndcg10"] < chance + 0.06
+
+
+def test_an_item_as_new_has_its_words_alone_and_follows_nobody() -> None:
+    new = np.zeros(ITEMS, bool)
+    new[[3, 9]] = True
+    follow = Neighbours(
+        np.full((ITEMS, 2), [4, 7], np.int32), np.ones((ITEMS, 2), np.float32), 0.5, 5
+    )
+    table = view("hybrid", circle(), source="table")
+
+    (hidden, open_view), left = as_new([table, view("content", circle())], follow, new)
+
+    assert (hidden.present == ~new).all()
+    assert open_view.present.all()
+    assert left is not None
+    assert not left.rows[new].any()
+    assert left.rows[0].tolist() == [0, 7]  # 4 is new
+    assert left.weights[0].tolist() == [0.0, 1.0]
+
+
+def test_the_factor_lets_new_items_in_as_far_as_known_ones_allow() -> None:
+    # New items lie on the circle too; known items also have a table that says the same.
+    new = np.arange(ITEMS) % 5 == 0
+    views = [view("hybrid", circle(), source="table"), view("content", circle())]
+    views, follow = as_new(views, nobody(), new)
+    histories = [np.array([row], np.int32) for row in range(1, ITEMS + 1)]
+    after = np.arange(1, ITEMS + 1, dtype=np.int32) % ITEMS + 1
+    unknown = new[after - 1]
+
+    def ask(which: np.ndarray) -> Questions:
+        return Questions([histories[user] for user in np.flatnonzero(which)], after[which])
+
+    weights = {"hybrid": 0.5, "content": 0.5}
+    factors, figures = choose_partial_factors(views, follow, weights, ask(~unknown), ask(unknown))
+
+    assert factors["content"] > 1  # with one view of two, a new item's sum is too small by itself
+    small = Ranker.of(views, weights, {"content": 0.25}, follow).ranks(*ask(unknown))
+    assert figures["new_ndcg10"] > ndcg(small, 10).mean()
+    chosen = Ranker.of(views, weights, factors, follow)
+    np.testing.assert_allclose(figures["new_ndcg10"], ndcg(chosen.ranks(*ask(unknown)), 10).mean())
+    alone = chosen.ranks(*ask(~unknown), banned=new)
+    kept = hit_rate(chosen.ranks(*ask(~unknown)), 10).mean() / hit_rate(alone, 10).mean()
+    assert figures["known_kept"] == pytest.approx(kept)
+    assert kept >= 0.985
+
+
+def test_without_any_part_nothing_can_be_ranked() -> None:
+    torch.manual_seed(0)
+    split = leave_one_out(Interactions.of(walks(4)), ITEMS)
+    ranker = Ranker.of([], {})
+
+    with pytest.raises(ValueError, match="at least one view"):
+        ranker.scores(split.train)

@@ -1,0 +1,321 @@
+"""Recipe `compare`: variants of a run times seeds, side by side.
+
+Reads validation only: each half of the users chooses weights that are measured on the other half.
+`final` reads the test split, once per configuration, and writes down that it did. A variant is
+compared with the reference by a paired bootstrap over users, on metrics averaged over seeds.
+
+Writes, into the comparison's folder, a run folder per variant and seed, and results.json,
+results.md and results.svg (`final-…` for the test split).
+"""
+
+import json
+import logging
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.numpy import load_file
+
+from training.encode import encode
+from training.evaluate import evaluate
+from training.metrics import hit_rate, ndcg
+from training.prepare import prepare, read_prepared
+from training.rat import rat
+from training.recipe import JobError, Run, read_config, write_atomically
+from training.scft import scft
+
+log = logging.getLogger(__name__)
+DRAWS = 5000  # of the bootstrap
+
+Values = dict[str, dict[str, NDArray[np.float64]]]  # by protocol and model:metric, (U,)
+
+
+class Comparison(BaseModel):
+    """One comparison, as its TOML file says it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: str = Field(description="the run that is varied, relative to this file")
+    seeds: tuple[int, ...] = Field(min_length=1, description="of rat")
+    reference: str = Field(description="the variant that the others are compared with")
+    variants: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="changes to the run, by section.key, by name"
+    )
+
+
+def read_comparison(path: Path) -> Comparison:
+    """The comparison in a TOML file.
+
+    Raises:
+        JobError: no such file, no TOML, or a field that is unknown or has a wrong value.
+    """
+    try:
+        found = Comparison.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise JobError(f"there is no comparison {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise JobError(f"{path} cannot be read as TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise JobError(f"{path}: {field}: {first['msg']}") from None
+    if found.reference not in found.variants:
+        known = ", ".join(found.variants)
+        raise JobError(f"{path}: reference: {found.reference!r} is no variant; there are {known}")
+    return found
+
+
+def folder_of(path: Path) -> Path:
+    """Where the comparison of a TOML file is kept."""
+    return Path("runs") / f"compare-{path.stem}"
+
+
+def variant_run(
+    path: Path, comparison: Comparison, name: str, seed: int, changes: list[str], source: str | None
+) -> Run:
+    """The run of one variant with one seed.
+
+    Raises:
+        JobError: the variant's changes make no configuration.
+    """
+    place = folder_of(path) / name / f"seed-{seed}"
+    own = [f"{key}={json.dumps(value)}" for key, value in comparison.variants[name].items()]
+    given = [*changes, *own, f"rat.seed={seed}", f"folder={json.dumps(str(place))}"]
+    return Run(read_config(path.parent / comparison.config, given, source))
+
+
+def compare(
+    path: Path,
+    changes: list[str],
+    source: str | None,
+    final: bool,
+    only: Sequence[str] = (),
+) -> Path:
+    """Run what is missing of a comparison and write its results; the tables' file.
+
+    Args:
+        only: names of variants, to leave the others out; the reference is always in.
+
+    Raises:
+        JobError: a variant cannot be run, or `only` names one that is not there.
+    """
+    comparison = read_comparison(path)
+    unknown = set(only) - comparison.variants.keys()
+    if unknown:
+        known = ", ".join(comparison.variants)
+        raise JobError(f"{path} has no variant {sorted(unknown)[0]!r}; there are {known}")
+    if only:
+        kept = {*only, comparison.reference}
+        chosen = {name: each for name, each in comparison.variants.items() if name in kept}
+        comparison = comparison.model_copy(update={"variants": chosen})
+    folder = folder_of(path)
+    seeds: dict[str, list[Values]] = {name: [] for name in comparison.variants}
+    groups: dict[str, NDArray[np.bool_]] = {}
+    for seed in comparison.seeds:
+        for name in comparison.variants:
+            run = variant_run(path, comparison, name, seed, changes, source)
+            log.info("compare: %s, seed %d", name, seed)
+            with run.lock():
+                for step in (prepare, scft, encode, rat):
+                    step(run)
+                values, groups = _test(run, folder, name) if final else _validation(run)
+            seeds[name].append(values)
+    results = _summary(comparison, seeds, groups)
+    prefix = "final-" if final else ""
+    write_atomically(folder / f"{prefix}results.json", json.dumps(results, indent=1) + "\n")
+    write_atomically(folder / f"{prefix}results.svg", as_svg(results))
+    tables = folder / f"{prefix}results.md"
+    write_atomically(tables, as_markdown(results))
+    return tables
+
+
+def _validation(run: Run) -> tuple[Values, dict[str, NDArray[np.bool_]]]:
+    """HR@10 and NDCG@10 of users' validation items, under weights that others chose."""
+    found = load_file(run.finished("rat").folder / "validation.safetensors")
+    _, split = read_prepared(run)
+    head = split.head()[split.validation[found["users"]]]
+    return {"full": {"ours": found["ranks"]}}, _groups(head)
+
+
+def _test(run: Run, folder: Path, name: str) -> tuple[Values, dict[str, NDArray[np.bool_]]]:
+    """Ranks of users' test items; a first reading is logged in test-reads.jsonl."""
+    done = (run.folder / "evaluate" / "done.json").exists()
+    step = evaluate(run)
+    if not done:
+        line = {"variant": name, "run": str(run.folder), "evaluate": step.key}
+        with (folder / "test-reads.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+    arrays = load_file(step.folder / "ranks.safetensors")
+    values: Values = {protocol: {} for protocol in PROTOCOLS}
+    for key, ranks in arrays.items():
+        protocol, model = key.split("/")
+        values[protocol][model] = ranks
+    _, split = read_prepared(run)
+    return values, _groups(split.head()[split.test])
+
+
+def _groups(head: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    return {"overall": np.ones(len(head), bool), "head": head, "tail": ~head}
+
+
+def _summary(
+    comparison: Comparison, seeds: dict[str, list[Values]], groups: dict[str, NDArray[np.bool_]]
+) -> dict[str, Any]:
+    """Mean and deviation over seeds of each metric, and how the variant differs from another.
+
+    A row is a variant's sum, which differs from the reference's; with test results its id-only
+    model has a row too, where it is another than the reference's, and differs from its own sum.
+    """
+    rows = []
+    reference = seeds[comparison.reference]
+    for name, runs in seeds.items():
+        for model in sorted(runs[0]["full"], reverse=True):  # ours before id-only
+            alike = [run["full"][model] for run in reference if model in run["full"]]
+            if model == "id-only" and name != comparison.reference:
+                own = [run["full"][model] for run in runs]
+                if all(np.array_equal(*pair) for pair in zip(own, alike, strict=True)):
+                    continue  # the reference's, which has its row
+            row: dict[str, Any] = {"variant": name, "model": model, "protocols": {}}
+            for protocol in runs[0]:
+                ranks = np.array([run[protocol][model] for run in runs])  # (seeds, U)
+                other = None
+                if model == "ours" and name != comparison.reference:
+                    other = np.array([run[protocol]["ours"] for run in reference])
+                elif model == "id-only":
+                    other = np.array([run[protocol]["ours"] for run in runs])
+                row["protocols"][protocol] = {
+                    group: {
+                        metric: _cell(
+                            measure(ranks[:, members], 10),
+                            None if other is None else measure(other[:, members], 10),
+                        )
+                        for metric, measure in (("hr10", hit_rate), ("ndcg10", ndcg))
+                    }
+                    for group, members in groups.items()
+                    if members.any()
+                }
+            rows.append(row)
+    return {
+        "seeds": list(comparison.seeds),
+        "reference": comparison.reference,
+        "targets": {group: int(members.sum()) for group, members in groups.items()},
+        "rows": rows,
+    }
+
+
+def _cell(values: NDArray[np.float64], other: NDArray[np.float64] | None) -> dict[str, float]:
+    """Of (seeds, U): the mean, its deviation over seeds, and how it differs from another's."""
+    per_seed = values.mean(axis=1)
+    cell = {
+        "mean": round(float(per_seed.mean()), 5),
+        "deviation": round(float(per_seed.std(ddof=1)) if len(per_seed) > 1 else 0.0, 5),
+    }
+    if other is not None:
+        difference = values.mean(axis=0) - other.mean(axis=0)  # (U,)
+        cell["difference"] = round(float(difference.mean()), 5)
+        cell["p"] = paired_p(difference)
+    return cell
+
+
+def paired_p(difference: NDArray[np.float64], draws: int = DRAWS, seed: int = 0) -> float:
+    """Two-sided p of a mean difference (U,) of 0, by bootstrap over users.
+
+    Twice the share of draws whose mean lies on the other side of 0, at least 1 / draws.
+    """
+    if not difference.any():
+        return 1.0
+    random = np.random.default_rng(seed)
+    # Users with the same difference are drawn together, which is as exact and much faster.
+    values, counts = np.unique(difference, return_counts=True)
+    drawn = random.multinomial(len(difference), counts / len(difference), size=draws)
+    means = drawn @ values
+    other = min((means <= 0).mean(), (means >= 0).mean())
+    return float(max(2 * other, 1 / draws))
+
+
+PROTOCOLS = {
+    "full": "full catalogue, history excluded",
+    "unfiltered": "full catalogue, history among the candidates",
+    "sampled": "1 positive among 100 stored uniform negatives",
+}
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """A table per protocol: variants by groups."""
+    blocks = []
+    groups = list(results["targets"])
+    for protocol in results["rows"][0]["protocols"]:
+        head = "| variant | model |" + "".join(f" {group} HR@10 | NDCG@10 |" for group in groups)
+        lines = [f"### {PROTOCOLS[protocol]}", "", head, "|---|---|" + "---|---|" * len(groups)]
+        for row in results["rows"]:
+            found = row["protocols"][protocol]
+            cells = [
+                _shown(found.get(group, {}).get(metric))
+                for group in groups
+                for metric in ("hr10", "ndcg10")
+            ]
+            lines.append(f"| {row['variant']} | {row['model']} | " + " | ".join(cells) + " |")
+        blocks.append("\n".join(lines))
+    told = (
+        f"Mean ± deviation over seeds {', '.join(map(str, results['seeds']))}; in brackets the "
+        f"difference to `{results['reference']}` (of an id-only model: to the sum of its own "
+        "variant) and its p, by paired bootstrap over users."
+    )
+    return "\n\n".join([told, *blocks]) + "\n"
+
+
+def _shown(cell: dict[str, float] | None) -> str:
+    if cell is None:
+        return "-"
+    text = f"{cell['mean']:.4f} ± {cell['deviation']:.4f}"
+    if "p" in cell:
+        text += f" ({cell['difference']:+.4f}, p {cell['p']:.2g})"
+    return text
+
+
+def as_svg(results: dict[str, Any]) -> str:
+    """A picture: NDCG@10 of every row, overall and in the tail, full catalogue."""
+    rows = results["rows"]
+    shown = [group for group in ("overall", "tail") if group in results["targets"]]
+    colours = {"overall": "#4c72b0", "tail": "#dd8452"}
+    cells = [[row["protocols"]["full"][group]["ndcg10"] for group in shown] for row in rows]
+    highest = max((cell["mean"] for each in cells for cell in each), default=0.0) or 1.0
+    left, width, bar = 230, 420, 14
+    step = bar * len(shown) + 12
+    height = 50 + step * len(rows)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
+        'font-family="sans-serif" font-size="12" role="img" '
+        'aria-label="NDCG@10 of every variant, overall and in the tail">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="10" y="20" font-size="14">NDCG@10, {PROTOCOLS["full"]}</text>',
+    ]
+    for place, group in enumerate(shown):
+        x = left + 90 * place
+        lines.append(f'<rect x="{x}" y="30" width="10" height="10" fill="{colours[group]}"/>')
+        lines.append(f'<text x="{x + 14}" y="39">{group}</text>')
+    for number, (row, each) in enumerate(zip(rows, cells, strict=True)):
+        top = 50 + step * number
+        name = row["variant"] if row["model"] == "ours" else f"{row['variant']}: {row['model']}"
+        lines.append(
+            f'<text x="{left - 8}" y="{top + step / 2}" text-anchor="end">{_escaped(name)}</text>'
+        )
+        for place, (group, cell) in enumerate(zip(shown, each, strict=True)):
+            y = top + bar * place
+            length = width * cell["mean"] / highest
+            lines.append(
+                f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 3}" '
+                f'fill="{colours[group]}"/>'
+            )
+            lines.append(
+                f'<text x="{left + length + 5:.1f}" y="{y + 10}">{cell["mean"]:.4f}</text>'
+            )
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

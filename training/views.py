@@ -1,0 +1,288 @@
+"""Trains one view: a table of item vectors together with the sequence model that reads them.
+
+Shapes: U users, n items, m rows, P predictions, N negatives, D = dim.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from models.bundle import TrainedView
+from models.encoder import runtime_device
+from models.projection import Projection
+from models.sequence import build
+from training.batches import batches, windows
+from training.interactions import Split
+from training.losses import next_item_loss
+from training.metrics import ndcg
+from training.ranking import Ranker
+from training.recipe import JobError, SequenceSpec, Step
+
+PROJECTED = 0.25  # of a projection in a hybrid vector; at 1 it drowns what is learnt
+K = 10  # early stopping looks at NDCG@10
+Align = Callable[[NDArray[np.int64], Tensor], Tensor]
+
+
+class IdTable(nn.Module):
+    """A learnt vector per training item: rows (m,) to (m, D)."""
+
+    def __init__(self, items: int, dim: int, unit: bool) -> None:
+        super().__init__()
+        self.unit = unit
+        self.table = nn.Embedding(items + 1, dim)
+
+    def reset_parameters(self) -> None:
+        """Small random vectors."""
+        nn.init.normal_(self.table.weight, std=0.1 if self.unit else 0.02)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The rows' learnt vectors."""
+        vectors: Tensor = self.table(rows)
+        return functional.normalize(vectors, dim=-1) if self.unit else vectors
+
+
+class TextTable(nn.Module):
+    """The projection over frozen LLM vectors: rows (m,) to (m, D). Row 0 reads as row 1's."""
+
+    vectors: Tensor
+
+    def __init__(self, projection: Projection, llm_vectors: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.projection = projection
+        self.register_buffer("vectors", torch.from_numpy(llm_vectors), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Fresh layers over the fitted scaling."""
+        for layer in self.projection.layers:
+            layer.reset_parameters()  # type: ignore[operator]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The projection of the rows' LLM vectors."""
+        vectors: Tensor = self.projection(self.vectors[(rows - 1).clamp(min=0)])
+        return vectors
+
+
+class HybridTable(nn.Module):
+    """A learnt vector per training item, on top of a projection: rows (m,) to (m, D).
+
+    What the words say is known from the first step on; the learnt part is what they do not say.
+
+    Args:
+        text: gives the projection.
+        items: size of the catalogue (n).
+        dropout: how often a training item is read by its words alone.
+    """
+
+    def __init__(self, text: TextTable, items: int, dropout: float) -> None:
+        super().__init__()
+        self.text = text
+        self.learnt = nn.Embedding(items + 1, text.projection.dim)
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        """A fresh projection, and learnt vectors that are small beside it."""
+        self.text.reset_parameters()
+        nn.init.normal_(self.learnt.weight, std=0.02)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The sum of both."""
+        learnt = self.learnt(rows)
+        if self.training and self.dropout:
+            learnt = learnt * (torch.rand(len(rows), 1, device=rows.device) >= self.dropout)
+        vectors: Tensor = self.text(rows) * PROJECTED + learnt
+        return vectors
+
+
+Table = IdTable | TextTable | HybridTable
+
+
+def train_view(
+    name: str,
+    table: Table,
+    spec: SequenceSpec,
+    split: Split,
+    step: Step,
+    seed: int,
+    align: Align | None = None,
+) -> TrainedView:
+    """Train one view until its validation NDCG@10 stops rising; the best epoch's view.
+
+    A training that was killed goes on from its last whole epoch, and ends as it would have.
+    Writes best.safetensors, model.safetensors, view.safetensors (items, present) and, for a text
+    table, projection.safetensors into the step's folder.
+
+    Args:
+        table: rows (m,) to item vectors (m, D).
+        align: an extra loss over unique rows (m,) and their vectors (m, D).
+
+    Raises:
+        JobError: the loss is no number any more.
+    """
+    folder = step.folder
+    torch.manual_seed(seed)
+    model = build(spec.model, spec.dim, spec.max_history, **spec.options)
+    table.reset_parameters()
+    device = runtime_device()
+    both = nn.ModuleDict({"table": table, "model": model}).to(device)
+    optimiser = torch.optim.AdamW(
+        both.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+    )
+    epoch, best, since = 0, -1.0, 0
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        both.load_state_dict(saved["weights"])
+        optimiser.load_state_dict(saved["optimiser"])
+        epoch, best, since = saved["epoch"], saved["best"], saved["since"]
+    asked = _asked(split, spec.validation_users)
+    bar = tqdm(total=spec.max_epochs, initial=epoch, desc=f"rat: {name} view", unit="epoch")
+    while epoch < spec.max_epochs and since < spec.patience:
+        # Cosine decay: the last epochs settle, so less hangs on which one is picked.
+        for group in optimiser.param_groups:
+            group["lr"] = spec.learning_rate * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2
+        loss = _epoch(table, model, optimiser, spec, split, [seed, epoch], align)
+        if not np.isfinite(loss):
+            raise JobError(f"rat: the {name} view's loss is {loss} in epoch {epoch}")
+        view = _view(name, table, model, spec, split)
+        histories = [split.train[user] for user in asked]
+        rank = Ranker.of([view], {name: 1.0}).ranks(histories, split.validation[asked])
+        reached = float(ndcg(rank, K).mean())
+        epoch, since = epoch + 1, since + 1
+        if reached > best:
+            best, since = reached, 0
+            save_tensors(_state(both), folder / "best.partial")
+            (folder / "best.partial").replace(folder / "best.safetensors")
+        step.log(view=name, epoch=epoch, loss=round(loss, 5), validation_ndcg10=round(reached, 5))
+        facts = {
+            "weights": both.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "epoch": epoch,
+            "best": best,
+            "since": since,
+        }
+        torch.save(facts, folder / "checkpoint.partial")
+        (folder / "checkpoint.partial").replace(checkpoint)
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", validation=f"{reached:.4f}", best=f"{best:.4f}")
+    bar.close()
+    both.load_state_dict(load_tensors(folder / "best.safetensors"))
+    both.to("cpu")
+    view = _view(name, table, model, spec, split)
+    if isinstance(table, TextTable):
+        save_tensors(_state(table.projection), folder / "projection.safetensors")
+    save_tensors(_state(model), folder / "model.safetensors")
+    save_file({"items": view.items, "present": view.present}, folder / "view.safetensors")
+    step.finish(epochs=epoch, validation_ndcg10=round(best, 5))
+    checkpoint.unlink(missing_ok=True)
+    return view
+
+
+def read_view(name: str, spec: SequenceSpec, split: Split, folder: Path) -> TrainedView:
+    """What train_view left in a folder."""
+    model = build(spec.model, spec.dim, spec.max_history, **spec.options)
+    model.load_state_dict(load_tensors(folder / "model.safetensors"))
+    arrays = load_file(folder / "view.safetensors")
+    return TrainedView(
+        name=name,
+        source="projection" if name == "text" else "table",
+        sequence_model=spec.model,
+        options=spec.options,
+        max_history=spec.max_history,
+        weight=1.0,
+        model=model.eval(),
+        items=arrays["items"],
+        present=arrays["present"],
+        trained=split.counts[1:] > 0,
+    )
+
+
+def _asked(split: Split, most: int) -> NDArray[np.int64]:
+    """The users whose validation item decides when to stop: all, or as many drawn at random."""
+    users = np.random.default_rng(0).permutation(len(split.train))[:most]
+    return np.sort(users)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in module.state_dict().items()}
+
+
+def _epoch(
+    table: Table,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    spec: SequenceSpec,
+    split: Split,
+    seed: list[int],
+    align: Align | None,
+) -> float:
+    """One pass over the training histories; the mean loss."""
+    random = np.random.default_rng(seed)
+    torch.manual_seed(int(random.integers(2**31)))
+    table.train()
+    model.train()
+    device = next(model.parameters()).device
+    trained = np.flatnonzero(split.counts)
+    losses = []
+    for batch in batches(windows(split.train, spec.max_history, random), spec.batch_tokens, random):
+        drawn = trained if spec.loss == "softmax" else random.choice(trained, spec.negatives)
+        # Every distinct item of the batch goes through the table once.
+        unique, places = np.unique(np.concatenate([batch.ravel(), drawn]), return_inverse=True)
+        vectors = table(torch.from_numpy(unique).to(device))  # (m, D)
+        place = torch.from_numpy(places[: batch.size]).view(batch.shape).to(device)
+        valid = torch.from_numpy(batch > 0).to(device)
+        states, found = model.predictions(vectors[place], valid)  # type: ignore[operator]
+        if spec.temperature:
+            states = functional.normalize(states, dim=-1) / spec.temperature
+        target = place.flatten()[found]  # (P,)
+        others = torch.from_numpy(places[batch.size :]).to(device)  # (N,)
+        loss = next_item_loss(
+            spec.loss,
+            states,
+            vectors[target],
+            vectors[others],
+            target[:, None] == others[None],
+            len(trained),
+        )
+        if align is not None:
+            known = np.flatnonzero(unique)
+            loss = loss + align(unique[known], vectors[torch.from_numpy(known).to(device)])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return float(np.mean(losses))
+
+
+def _view(
+    name: str, table: Table, model: nn.Module, spec: SequenceSpec, split: Split
+) -> TrainedView:
+    table.eval()
+    model.eval()
+    items = len(split.counts) - 1
+    trained = split.counts[1:] > 0
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        vectors = table(torch.arange(1, items + 1, device=device)).cpu().numpy()
+    learnt = not isinstance(table, TextTable)
+    return TrainedView(
+        name=name,
+        source="table" if learnt else "projection",
+        sequence_model=spec.model,
+        options=spec.options,
+        max_history=spec.max_history,
+        weight=1.0,
+        model=model,
+        items=vectors,
+        present=trained if learnt else np.ones(items, bool),
+        trained=trained,
+    )

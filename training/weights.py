@@ -1,0 +1,317 @@
+"""Chooses how views and neighbours are summed, by the validation split alone.
+
+Shapes: U users, n items.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import TrainedView
+from models.neighbours import Neighbours
+from models.scorer import Floats
+from training.interactions import Rows, Split
+from training.metrics import hit_rate, ndcg
+from training.ranking import CHUNK, Ranker, excluded_of
+
+K = 10
+FIRST = 100  # of each part; what is in none of them is taken to be behind the target
+MOST_USERS = 30_000  # that choose; more would say the same
+START = {"neighbours": 0.2}  # its scores are few and large; every other part starts at 0.5
+STEPS = (1.5, 1 / 1.5, 1.15, 1 / 1.15)
+# What a view of a new item counts, of the whole sum that an item with all views has.
+NEW_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25)
+FACTOR_USERS = 3000  # of each kind, that choose the factor
+KNOWN_KEPT = 0.985  # of other items' HR@10, while new ones are let in
+
+Figures = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Each user's target and the candidates that may be ahead of it, scored in each part.
+
+    Made once, it ranks the target under any weights with a few additions. Column 0 is the target;
+    after it come the FIRST of each part (U, C), some of them twice.
+
+    Attributes:
+        parts: scores by view and under `neighbours`, (U, 1 + C) float32.
+        new: (U, 1 + C) bool, items that lack a view.
+        counted: (U, 1 + C) bool, candidates that may be recommended; once if they are there
+            twice; not the target.
+        missed: (U,) bool, targets that may not be recommended, as they stand in the history.
+    """
+
+    parts: Mapping[str, Floats]
+    new: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    missed: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        views: Sequence[TrainedView],
+        neighbours: Neighbours | None,
+        histories: Sequence[Rows],
+        targets: Rows,
+    ) -> "Shortlist":
+        """The shortlist of one target (U,) after each history."""
+        pieces = [
+            _shortlist(
+                views, neighbours, histories[start : start + CHUNK], targets[start : start + CHUNK]
+            )
+            for start in range(0, len(targets), CHUNK)
+        ]
+        return cls(
+            {
+                name: np.concatenate([piece.parts[name] for piece in pieces])
+                for name in pieces[0].parts
+            },
+            np.concatenate([piece.new for piece in pieces]),
+            np.concatenate([piece.counted for piece in pieces]),
+            np.concatenate([piece.missed for piece in pieces]),
+        )
+
+    def ranks(
+        self,
+        weights: Mapping[str, float],
+        users: NDArray[np.int64],
+        factors: Mapping[str, float] | None = None,
+        *,
+        without_new: bool = False,
+    ) -> Figures:
+        """Rank of the target (m,) of some users under these weights.
+
+        Args:
+            factors: by view, of items that lack one; 1 where nothing is said.
+            without_new: whether such items are no candidates.
+        """
+        new = self.new[users]
+        total = np.zeros(new.shape, np.float32)
+        for name, weight in weights.items():
+            factor = (factors or {}).get(name, 1.0)
+            total += (
+                np.where(new, np.float32(weight * factor), np.float32(weight))
+                * (self.parts[name][users])
+            )
+        counted = self.counted[users] & ~(new if without_new else False)
+        ahead = ((total > total[:, :1]) & counted).sum(axis=1)
+        level = ((total == total[:, :1]) & counted).sum(axis=1)
+        return np.where(self.missed[users], np.inf, 1.0 + ahead + level / 2)
+
+
+def _shortlist(
+    views: Sequence[TrainedView],
+    neighbours: Neighbours | None,
+    histories: Sequence[Rows],
+    targets: Rows,
+) -> Shortlist:
+    users = np.arange(len(targets))[:, None]
+    scores = {view.name: Ranker.of([view], {view.name: 1.0}).scores(histories) for view in views}
+    if neighbours:
+        scores["neighbours"] = neighbours.table(histories)
+    items = next(iter(scores.values())).shape[1]
+    excluded = excluded_of(histories, items)
+    missed = excluded[users[:, 0], targets - 1]
+    excluded[users[:, 0], targets - 1] = True  # the target is no candidate beside itself
+    first = min(FIRST, items)
+    found = []
+    for each in scores.values():
+        allowed = np.where(excluded, -np.inf, each)
+        found.append(np.argpartition(-allowed, first - 1, axis=1)[:, :first])
+    candidates = np.sort(np.concatenate(found, axis=1), axis=1)  # (U, C)
+    counted = ~excluded[users, candidates]
+    counted[:, 1:] &= candidates[:, 1:] != candidates[:, :-1]
+    listed = np.concatenate([(targets - 1)[:, None], candidates], axis=1)  # (U, 1 + C)
+    new = ~np.logical_and.reduce([view.present for view in views])
+    return Shortlist(
+        {name: each[users, listed] for name, each in scores.items()},
+        new[listed],
+        np.concatenate([np.zeros_like(counted[:, :1]), counted], axis=1),
+        missed,
+    )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Weights by view and under `neighbours`, and what they reach on the validation split.
+
+    Attributes:
+        weights: those of parts that are not missed are left out.
+        held_out: `users` (m,), and `ranks` (m,) of their validation items in the full catalogue,
+            under weights that other users chose.
+        figures: NDCG@10, overall and of the tail, of `held_out` and of each part alone.
+    """
+
+    weights: dict[str, float]
+    held_out: dict[str, NDArray[Any]]
+    figures: dict[str, float]
+
+
+def choose_weights(
+    views: Sequence[TrainedView], neighbours: Neighbours | None, split: Split, seed: int
+) -> Chosen:
+    """The weights with the best sum of overall and tail NDCG@10 on the validation split.
+
+    Coordinate ascent from even weights, by factors; a part that is not missed is dropped. For an
+    honest figure each half of the users also chooses weights that are measured on the other half.
+    """
+    random = np.random.default_rng([seed, 2])
+    users = np.sort(random.permutation(len(split.train))[:MOST_USERS])
+    histories, targets = [split.train[user] for user in users], split.validation[users]
+    shortlist = Shortlist.of(views, neighbours, histories, targets)
+    tail = ~split.head()[targets]
+    # `text` is what /embed gives, and a new item without any view would have no score at all.
+    names = {view.name for view in views}
+    stays = next(({name} & names for name in ("text", "content") if name in names), set())
+
+    def choose(voters: NDArray[np.int64]) -> dict[str, float]:
+        rare = tail[voters]
+
+        def goal(weights: Mapping[str, float]) -> float:
+            values = ndcg(shortlist.ranks(weights, voters), K)
+            return float(values.mean() + (values[rare].mean() if rare.any() else 0.0))
+
+        return climb(
+            goal, {name: START.get(name, 0.5) for name in shortlist.parts}, frozenset(stays)
+        )
+
+    everyone = np.arange(len(users))
+    weights = choose(everyone)
+    held_out = np.empty(len(users))
+    half = np.arange(len(users)) % 2 == 0
+    for measured in (half, ~half):
+        if measured.any():
+            chosen = choose(np.flatnonzero(~measured)) if (~measured).any() else weights
+            ranker = Ranker.of(views, chosen, neighbours=neighbours)
+            asked = np.flatnonzero(measured)
+            held_out[asked] = ranker.ranks([histories[user] for user in asked], targets[asked])
+    figures = {}
+    for name, values in [
+        ("held_out", ndcg(held_out, K)),
+        *((part, ndcg(shortlist.ranks({part: 1.0}, everyone), K)) for part in shortlist.parts),
+    ]:
+        figures[f"{name}_ndcg10"] = float(values.mean())
+        figures[f"{name}_tail_ndcg10"] = float(values[tail].mean()) if tail.any() else 0.0
+    return Chosen(weights, {"users": users, "ranks": held_out}, figures)
+
+
+def climb(
+    goal: Callable[[Mapping[str, float]], float],
+    start: Mapping[str, float],
+    stay: frozenset[str] = frozenset(),
+) -> dict[str, float]:
+    """Weights at which no single factor of STEPS, and no part left out, raises the goal.
+
+    Args:
+        stay: parts that are never left out; `neighbours` is never left alone.
+    """
+    weights, best = dict(start), goal(start)
+    moved = True
+    while moved:
+        moved = False
+        for name in list(weights):
+            for step in STEPS:
+                while (reached := goal(tried := {**weights, name: weights[name] * step})) > best:
+                    weights, best, moved = tried, reached, True
+            without = {other: weight for other, weight in weights.items() if other != name}
+            if name in stay or not without.keys() - {"neighbours"}:
+                continue
+            if (reached := goal(without)) >= best:
+                weights, best, moved = without, reached, True
+    return {name: round(weight, 4) for name, weight in weights.items()}
+
+
+class Questions(NamedTuple):
+    """Histories (U) and the item that follows each (U,)."""
+
+    histories: list[Rows]
+    targets: Rows
+
+
+def choose_partial_factors(
+    views: Sequence[TrainedView],
+    neighbours: Neighbours | None,
+    weights: Mapping[str, float],
+    known: Questions,
+    new: Questions,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The factors, by view, of items that lack a view, as new items lack those that are tables.
+
+    They are those with which new targets reach the best NDCG@10, among those with which known
+    targets keep KNOWN_KEPT of the HR@10 that they reach where no new item is a candidate.
+
+    Args:
+        known: questions about items that have all views.
+        new: questions about new items.
+
+    Returns:
+        The factors, and what known and new targets reach with them.
+    """
+    shown = [view for view in views if view.name in weights]
+    open_views = [view.name for view in shown if view.source != "table"]
+    asked = Shortlist.of(shown, neighbours, *known)
+    everyone = np.arange(len(known.targets))
+    alone = hit_rate(asked.ranks(weights, everyone, without_new=True), K).mean()
+    wanted = Shortlist.of(shown, neighbours, *new) if len(new.targets) else None
+    best: tuple[dict[str, float], dict[str, float]] = dict.fromkeys(open_views, 1.0), {}
+    whole = sum(weights[view.name] for view in shown)
+    for shares in itertools.product(NEW_SHARES, repeat=len(open_views)):
+        factors = {
+            name: round(share * whole / weights[name], 4)
+            for name, share in zip(open_views, shares, strict=True)
+        }
+        kept = hit_rate(asked.ranks(weights, everyone, factors), K).mean()
+        reached = 0.0
+        if wanted:
+            rank = wanted.ranks(weights, np.arange(len(new.targets)), factors)
+            reached = float(ndcg(rank, K).mean())
+        # All at 0 comes first, and lets no new item in before known ones are through.
+        if not best[1] or (kept >= KNOWN_KEPT * alone and reached > best[1]["new_ndcg10"]):
+            figures = {"known_kept": float(kept / alone) if alone else 1.0, "new_ndcg10": reached}
+            best = factors, figures
+    return best
+
+
+def as_new(
+    views: Sequence[TrainedView], neighbours: Neighbours | None, new_items: NDArray[np.bool_]
+) -> tuple[list[TrainedView], Neighbours | None]:
+    """The views and neighbours as if training had not known some items (n,)."""
+    hidden = [
+        dataclasses.replace(view, present=view.present & ~new_items)
+        if view.source == "table"
+        else view
+        for view in views
+    ]
+    if neighbours is None:
+        return hidden, None
+    gone = np.append(True, new_items)[neighbours.rows] | new_items[:, None]
+    rows = np.where(gone, 0, neighbours.rows)
+    weights = np.where(gone, 0, neighbours.weights).astype(np.float32)
+    return hidden, Neighbours(rows, weights, neighbours.decay, neighbours.latest)
+
+
+def partial_factors_by_hiding(
+    views: Sequence[TrainedView],
+    neighbours: Neighbours | None,
+    weights: Mapping[str, float],
+    split: Split,
+    seed: int,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """choose_partial_factors with a tenth of the items, drawn at random, hidden as if new."""
+    random = np.random.default_rng([seed, 3])
+    new_items = random.random(len(split.counts) - 1) < 0.1
+    views, neighbours = as_new(views, neighbours, new_items)
+    users = random.permutation(len(split.train))
+    new = new_items[split.validation[users] - 1]
+
+    def ask(chosen: NDArray[np.int64]) -> Questions:
+        return Questions([split.train[user] for user in chosen], split.validation[chosen])
+
+    known, unknown = ask(users[~new][:FACTOR_USERS]), ask(users[new][:FACTOR_USERS])
+    return choose_partial_factors(views, neighbours, weights, known, unknown)
