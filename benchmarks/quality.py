@@ -1,86 +1,105 @@
-"""Recommendation quality over seeds: id-only against ours, on a finished run's LLM vectors.
+"""Recommendation quality on the test split: a comparison's final figures, and cold items.
 
-Trains and evaluates the `rat` step anew for every seed. Differences are paired: of each user, the
-mean over seeds of ours minus id-only, bootstrapped over users.
+Runs `compare --final` and, for every seed of the reference, `evaluate --cold`, or reuses what is
+finished; writes the figures that documents quote.
 """
 
 import argparse
 import json
-import shutil
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.figures import record
-from training.evaluate import evaluate, measure
-from training.metrics import hit_rate, interval, ndcg
+from training.compare import compare, read_comparison, variant_run
+from training.encode import encode
+from training.evaluate import evaluate
+from training.prepare import prepare
 from training.rat import rat
-from training.recipe import Run, read_config
+from training.recipe import cold_run
+from training.scft import scft
 
-STEPS = ("prepare", "scft", "encode")
+DEFAULT = Path("training/configs/compare/ml-100k.toml")
 
 
 def main() -> None:
-    """Run it and print Markdown tables."""
+    """Run it and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished run")
-    parser.add_argument("--config", type=Path, default=Path("training/configs/ml-100k.toml"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--set", dest="changes", action="append", default=[])
+    parser.add_argument("--comparison", type=Path, default=DEFAULT)
+    parser.add_argument("--source", help="folder of the data (data.path)")
+    parser.add_argument("--only", action="append", default=[], help="a variant; may be repeated")
     parser.add_argument("--name", default="ml100k", help="prefix of the figures' ids")
     given = parser.parse_args()
-    started = time.monotonic()
+    command = f"python -m benchmarks.quality --comparison {given.comparison}"
+    command += "".join(f" --only {name}" for name in given.only) + f" --name {given.name}"
 
-    per_seed = []
-    for seed in range(1, given.seeds + 1):
-        folder = Path("runs") / f"{given.name}-seed-{seed}"
-        changes = [*given.changes, f"folder={folder}", f"rat.seed={seed}"]
-        run = Run(read_config(given.config, changes))
-        for step in STEPS:
-            if not (folder / step).exists():
-                shutil.copytree(given.run / step, folder / step)
-        rat(run)
-        evaluate(run)
-        ranks, split, _ = measure(run)
-        weights = run.finished("rat").facts["weights"]
-        print(f"seed {seed}: weights {json.dumps(weights)}", flush=True)
-        per_seed.append(ranks)
+    tables = compare(given.comparison, [], given.source, final=True, only=given.only)
+    print(tables.read_text(), flush=True)
+    results = json.loads(tables.with_suffix(".json").read_text())
+    values = figures_of(results, given.name)
 
-    head = split.head()[split.test]
-    groups = {"overall": np.ones(len(head), bool), "head": head, "tail": ~head}
+    comparison = read_comparison(given.comparison)
+    cold = []
+    for seed in comparison.seeds:
+        warm = variant_run(
+            given.comparison, comparison, comparison.reference, seed, [], given.source
+        )
+        run = cold_run(warm.config)
+        with run.lock():
+            for step in (prepare, scft, encode, rat):
+                step(run)
+            cold.append(evaluate(run).facts)
+        print((run.folder / "evaluate" / "report.md").read_text(), flush=True)
+    for name in ("hr", "ndcg"):
+        reached = [found["cold_test"][name]["mean"] for found in cold]
+        unit = f"mean of {len(cold)} seeds, {cold[0]['targets']['cold_test']} targets"
+        values[f"{given.name}.cold.{name}10"] = (round(float(np.mean(reached)), 4), unit)
+    kept = [found["warm_kept"] for found in cold]
+    values[f"{given.name}.cold.warm_kept"] = (
+        round(float(np.mean(kept)), 4),
+        "warm HR@10 with cold candidates / without",
+    )
+    record(values, command)
+
+
+def figures_of(results: dict[str, Any], name: str) -> dict[str, tuple[float, str]]:
+    """Final results of a comparison as figures: id -> (value, unit)."""
+    rows = {(row["variant"], row["model"]): row["protocols"] for row in results["rows"]}
+    reference = results["reference"]
+    unit = f"mean of {len(results['seeds'])} seeds"
     values: dict[str, tuple[float, str]] = {}
-    for protocol in ("full", "sampled"):
-        print(f"\n### {protocol}\n")
-        print("| group | targets | model | HR@10 (sd over seeds) | NDCG@10 (sd over seeds) |")
-        print("|---|--:|---|---|---|")
-        for group, members in groups.items():
-            paired = {}
-            for name, metric in (("hr", hit_rate), ("ndcg", ndcg)):
-                for model in ("id-only", "ours"):
-                    found = np.array([metric(r[protocol][model][members], 10) for r in per_seed])
-                    paired[model, name] = found  # (seeds, users)
-            for model in ("id-only", "ours"):
-                cells = []
-                for name in ("hr", "ndcg"):
-                    means = paired[model, name].mean(axis=1)
-                    cells.append(f"{means.mean():.4f} ({means.std(ddof=1):.4f})")
-                    key = f"{given.name}.{protocol}.{model}.{group}.{name}10"
-                    values[key] = (round(float(means.mean()), 4), f"mean of {len(means)} seeds")
-                print(f"| {group} | {members.sum()} | {model} | {cells[0]} | {cells[1]} |")
-            cells = []
-            for name in ("hr", "ndcg"):
-                gain = (paired["ours", name] - paired["id-only", name]).mean(axis=0)
-                low, high = interval(gain, 5000)
-                cells.append(f"{gain.mean():+.4f} [{low:+.4f}, {high:+.4f}]")
-                key = f"{given.name}.{protocol}.difference.{group}.{name}10"
-                values[key] = (round(float(gain.mean()), 4), f"95 % [{low:+.4f}, {high:+.4f}]")
-            print(
-                f"| {group} | {members.sum()} | ours - id-only, paired 95 % | {' | '.join(cells)} |"
-            )
-    minutes = (time.monotonic() - started) / 60
-    print(f"\n{given.seeds} seeds in {minutes:.0f} minutes")
-    record(values, f"python -m benchmarks.quality --run {given.run} --seeds {given.seeds}")
+    for label, model in (("best", "ours"), ("id_only", "id-only")):
+        found = rows[reference, model]
+        for metric in ("hr10", "ndcg10"):
+            values[f"{name}.{label}.{metric}"] = (found["full"]["overall"][metric]["mean"], unit)
+            for group in ("head", "tail"):
+                mean = found["full"][group][metric]["mean"]
+                values[f"{name}.{label}.{group}_{metric}"] = (mean, unit)
+            for protocol, ending in (("sampled", "_100"), ("unfiltered", "_unfiltered")):
+                mean = found[protocol]["overall"][metric]["mean"]
+                values[f"{name}.{label}.{metric}{ending}"] = (mean, unit)
+
+    def ratio(over: tuple[str, str], under: tuple[str, str], group: str) -> float:
+        above, below = (
+            float(rows[each]["full"][group]["ndcg10"]["mean"]) for each in (over, under)
+        )
+        return round(above / below, 4)
+
+    for variant, model in rows:
+        if model == "id-only":  # a row of its own only where it is another model
+            cell = rows[variant, "id-only"]["full"]["overall"]["ndcg10"]
+            label = "sasrec" if variant == reference else variant
+            gain = ratio((variant, "ours"), (variant, "id-only"), "overall")
+            values[f"{name}.gain.{label}"] = (gain, f"ratio of NDCG@10, p {cell['p']:.2g}")
+        elif variant != reference:
+            cell = rows[variant, "ours"]["full"]["overall"]["ndcg10"]
+            label = {"tf-idf": "llm_over_tfidf"}.get(variant, f"over.{variant}")
+            gain = ratio((reference, "ours"), (variant, "ours"), "overall")
+            values[f"{name}.{label}"] = (gain, f"ratio of NDCG@10, p {cell['p']:.2g}")
+    tail = ratio((reference, "ours"), (reference, "id-only"), "tail")
+    values[f"{name}.tail_gain"] = (tail, "ratio of tail NDCG@10 to id-only's")
+    return values
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def main() -> None:
     say(
         f"\nSCFT: {figures['scft_steps']} steps. Head, tail and cold are by interactions in the "
         "training split;\nbrackets are 95 % bootstrap intervals over users. One seed: "
-        "docs/results.md has five."
+        "see docs/results.md."
     )
     minutes = (time.monotonic() - started) / 60
     how = "Done" if trained else "Reused the finished run; done"

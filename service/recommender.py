@@ -61,7 +61,8 @@ class Recommender:
     ) -> Recommended:
         """The k best items after a history; fewer where fewer are allowed.
 
-        An item of the history that lacks a view is skipped in that view. Ties go by id.
+        An item of the history that lacks a view is skipped in that view; one that the catalogue
+        lacks is skipped in all of them. Ties go by id.
 
         Raises:
             UnknownItem: the catalogue has no item of the history.
@@ -80,9 +81,11 @@ class Recommender:
         }
         states = await self._batcher.call(lambda: self._bundle.states([read]))
         queries = self._bundle.scorer.queries(states)
+        # Who is not in the catalogue any more still says what is likely to follow.
+        following = self._bundle.following(history)
         excluded = [*exclude, *(history if exclude_history else ())]
         items = await asyncio.get_running_loop().run_in_executor(
-            self._searches, self._rank, snapshot, queries, k, excluded
+            self._searches, self._rank, snapshot, queries, following, k, excluded
         )
         return Recommended(items, list(dict.fromkeys(unknown)))
 
@@ -106,30 +109,43 @@ class Recommender:
         ]
 
     def _rank(
-        self, snapshot: Snapshot, queries: dict[str, Floats], k: int, exclude: Sequence[str]
+        self,
+        snapshot: Snapshot,
+        queries: dict[str, Floats],
+        following: dict[str, float],
+        k: int,
+        exclude: Sequence[str],
     ) -> list[tuple[str, float]]:
         started = time.perf_counter()
         allowed = snapshot.allowed(exclude)
+        followed = np.zeros((1, len(allowed)), np.float32)  # by place
+        for item_id, score in following.items():
+            if (place := snapshot.place(item_id)) is not None:
+                followed[0, place] = score
         scorer = self._bundle.scorer
         if len(snapshot) <= self._score_all:
             blocks = [block for block in (snapshot.main, snapshot.recent) if block.ids]
+            ends = np.cumsum([len(block.ids) for block in blocks])
             everyone = np.concatenate(
-                [scorer.score(queries, block.tables, block.present)[0] for block in blocks]
+                [
+                    scorer.score(queries, block.tables, block.present, few)[0]
+                    for block, few in zip(blocks, np.split(followed, ends, axis=1), strict=False)
+                ]
                 or [np.empty(0, np.float32)]
             )
             places = np.flatnonzero(allowed)
             scores = everyone[places]
         else:
             most = max(CANDIDATES, CANDIDATES_PER_K * k)
-            # A view that is the same for every history, or says nothing of this one, ties half
-            # the catalogue; it counts in the score and finds no candidates.
+            # A view that says nothing of this history ties the whole catalogue.
             candidates = [
                 snapshot.search(view, query[0], most, allowed)[0]
                 for view, query in queries.items()
-                if self._bundle.views[view].sequence_model != "constant" and query.any()
+                if query.any()
             ]
+            candidates.append(np.flatnonzero(followed[0] * allowed))
             places = np.unique(np.concatenate(candidates))
-            scores = scorer.score(queries, *snapshot.gather(places))[0]
+            scores = scorer.score(queries, *snapshot.gather(places), followed[:, places])[0]
         order = snapshot.ranked(places, scores, k)
         self._metrics.search.observe(time.perf_counter() - started)
         return [(snapshot.item_id(int(places[at])), float(scores[at])) for at in order]

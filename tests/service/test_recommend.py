@@ -5,6 +5,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.item import Item
+from models.scorer import Scorer
 from service import index
 from service.recommender import Recommender
 from tests.service.conftest import Serve
@@ -14,7 +15,10 @@ HISTORY = ["3", "11", "7", "0"]  # film 11 has no `id` view
 
 
 def exhaustive(
-    bundle: Bundle, history: list[str], new: list[Item] | None = None
+    bundle: Bundle,
+    history: list[str],
+    new: list[Item] | None = None,
+    scorer: Scorer | None = None,
 ) -> list[tuple[str, float]]:
     """What models.scorer says about the whole catalogue and some new items, best first."""
     items = [*bundle.catalogue, *(new or [])]
@@ -39,7 +43,11 @@ def exhaustive(
         )
         for name, view in bundle.views.items()
     }
-    scores = bundle.scorer.score(bundle.scorer.queries(bundle.states([read])), tables, present)[0]
+    follow = bundle.following(history)
+    following = np.array([[follow.get(item.item_id, 0.0) for item in items]], np.float32)
+    scorer = scorer or bundle.scorer
+    queries = scorer.queries(bundle.states([read]))
+    scores = scorer.score(queries, tables, present, following)[0]
     ranked = sorted(
         zip((i.item_id for i in items), scores.tolist(), strict=True),
         key=lambda pair: (-pair[1], pair[0]),
@@ -67,6 +75,21 @@ def test_new_items_are_ranked_as_the_scorer_does(serve: Serve, bundle: Bundle) -
     found = client.recommended([*HISTORY, "n3"], k=500)
 
     agree(found, exhaustive(bundle, [*HISTORY, "n3"], new))
+
+
+def test_what_followed_the_latest_item_in_training_is_lifted(
+    shared: Client, bundle: Bundle
+) -> None:
+    history = ["3", "11", "7", "0"]  # nothing follows film 11; the latest three known are read
+
+    lifted = {item_id for item_id, score in bundle.following(history).items() if score > 0}
+
+    assert lifted == {"1", "8"}
+    found = dict(shared.recommended(history, k=500))
+    plain = Scorer(bundle.scorer.statistics, bundle.scorer.weights, bundle.scorer.partial_factors)
+    for item_id, score in exhaustive(bundle, history, scorer=plain):
+        more = bundle.scorer.neighbours_weight * bundle.following(history).get(item_id, 0.0)
+        assert found[item_id] == pytest.approx(score + more, abs=1e-4)
 
 
 def test_candidates_of_a_large_catalogue_give_the_same_ranking(
