@@ -137,7 +137,7 @@ def _validation(run: Run) -> tuple[Values, dict[str, NDArray[np.bool_]]]:
     """HR@10 and NDCG@10 of users' validation items, under weights that others chose."""
     found = load_file(run.finished("rat").folder / "validation.safetensors")
     _, split = read_prepared(run)
-    head = split.head()[split.validation[found["users"]]]
+    head = split.head()[split.validation]
     return {"full": {"ours": found["ranks"]}}, _groups(head)
 
 

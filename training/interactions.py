@@ -83,27 +83,37 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Split:
-    """Leave-one-out: of each user, the last item tests, the one before validates, the rest trains.
+    """Leave-one-out: of each user the last item tests, the rest trains.
+
+    Of V users the item before the last validates instead of training. To choose settings by, a few
+    thousand are enough; every user's would take the latest interactions out of what is learnt.
 
     Attributes:
         train: of each user, the training history (at least one item).
-        validation: (U,) target rows; the history before it is `train`.
-        test: (U,) target rows; the history before it is `train` and the validation item.
+        validating: (V,) int64, ascending, the users whose item before the last validates.
+        validation: (V,) target rows; the history before each is its user's `train`.
+        test: (U,) target rows; the history before each is all that the user did before.
         counts: (n + 1,) int64, interactions of each row in the training split; counts[0] is 0.
     """
 
     train: list[Rows]
+    validating: NDArray[np.int64]
     validation: Rows
     test: Rows
     counts: NDArray[np.int64]
 
     @property
+    def validation_histories(self) -> list[Rows]:
+        """Of each validating user, what is known before the validation item."""
+        return [self.train[user] for user in self.validating]
+
+    @property
     def test_histories(self) -> list[Rows]:
         """Of each user, what is known before the test item."""
-        return [
-            np.append(history, target).astype(np.int32)
-            for history, target in zip(self.train, self.validation, strict=True)
-        ]
+        histories = list(self.train)
+        for user, target in zip(self.validating.tolist(), self.validation, strict=True):
+            histories[user] = np.append(histories[user], target).astype(np.int32)
+        return histories
 
     def head(self) -> NDArray[np.bool_]:
         """(n + 1,) bool: the 20 % of items with most training interactions; ties go to the tail."""
@@ -114,11 +124,14 @@ class Split:
         return self.counts > boundary if size else np.zeros(items + 1, bool)
 
 
-def leave_one_out(interactions: Interactions, items: int) -> Split:
+def leave_one_out(
+    interactions: Interactions, items: int, validation_users: int | None = None, seed: int = 0
+) -> Split:
     """The split of users with at least MIN_HISTORY interactions; others are left out.
 
     Args:
         items: size of the catalogue (n).
+        validation_users: how many validate, drawn by the seed; None: all.
 
     Raises:
         ValueError: no user has a history long enough.
@@ -128,10 +141,15 @@ def leave_one_out(interactions: Interactions, items: int) -> Split:
         raise ValueError(
             f"none of {len(interactions)} users has {MIN_HISTORY} interactions or more"
         )
-    train = [history[:-2] for history in kept]
+    drawn = np.random.default_rng([seed, 5]).permutation(len(kept))[:validation_users]
+    validating = np.sort(drawn)
+    train = [history[:-1] for history in kept]
+    for user in validating:
+        train[user] = train[user][:-1]
     return Split(
         train,
-        np.array([history[-2] for history in kept], np.int32),
+        validating,
+        np.array([kept[user][-2] for user in validating], np.int32),
         np.array([history[-1] for history in kept], np.int32),
         np.bincount(np.concatenate(train), minlength=items + 1),
     )

@@ -52,7 +52,7 @@ def prepare(run: Run) -> Step:
     interactions = histories(events, catalogue)
     held = ColdItems.draw(interactions, data.cold, run.config.seed) if data.cold else None
     try:
-        split = _split(interactions, catalogue, held)
+        split = _split(run, interactions, catalogue, held)
     except ValueError as error:
         raise JobError(f"{data.path}: {error}") from None
     if max(len(history) for history in split.train) < 2:
@@ -85,7 +85,7 @@ def read_prepared(run: Run) -> tuple[Catalogue, Split]:
     step = run.finished("prepare")
     catalogue = Catalogue(read_items(step.folder / "items.jsonl"))
     held = ColdItems.load(step.folder)
-    return catalogue, _split(Interactions.load(step.folder), catalogue, held)
+    return catalogue, _split(run, Interactions.load(step.folder), catalogue, held)
 
 
 def read_cold(run: Run) -> tuple[ColdItems, Interactions] | None:
@@ -95,10 +95,13 @@ def read_cold(run: Run) -> tuple[ColdItems, Interactions] | None:
     return (held, Interactions.load(step.folder)) if held else None
 
 
-def _split(interactions: Interactions, catalogue: Catalogue, held: ColdItems | None) -> Split:
+def _split(
+    run: Run, interactions: Interactions, catalogue: Catalogue, held: ColdItems | None
+) -> Split:
     if held:
         interactions = interactions.without(np.concatenate([held.validation, held.test]))
-    return leave_one_out(interactions, len(catalogue))
+    users = run.config.data.validation_users
+    return leave_one_out(interactions, len(catalogue), users, run.config.seed)
 
 
 def known(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple[Events, int]:

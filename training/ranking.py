@@ -153,8 +153,8 @@ def sample_negatives(split: Split, count: int, seed: int) -> NDArray[np.int32]:
     items = len(split.counts) - 1
     random = np.random.default_rng([seed, 1])
     drawn = np.empty((len(split.train), count), np.int32)
-    for user, history in enumerate(split.train):
-        seen = np.concatenate([history, [split.validation[user], split.test[user]]])
+    for user, history in enumerate(split.test_histories):
+        seen = np.append(history, split.test[user])
         free = np.setdiff1d(np.arange(1, items + 1), seen)
         if len(free) < count:
             raise ValueError(

@@ -98,7 +98,13 @@ def rat(run: Run) -> Step:
     catalogue, split = read_prepared(run)
     llm_vectors = read_llm_vectors(run.finished("encode"))
     told = {
-        "split": digest([[history.tolist() for history in split.train], split.validation.tolist()]),
+        "split": digest(
+            [
+                [history.tolist() for history in split.train],
+                split.validating.tolist(),
+                split.validation.tolist(),
+            ]
+        ),
         "vectors": hashlib.sha256(llm_vectors.tobytes()).hexdigest(),
     }
     for name in trained_views(run.config):
@@ -109,12 +115,12 @@ def rat(run: Run) -> Step:
     views, _ = _read_views(run, step, split)
     summed = [views[name] for name in config.parts if name != "neighbours"]
     follow = neighbours if "neighbours" in config.parts else None
-    chosen = choose_weights(summed, follow, split, config.seed)
-    save_file(chosen.held_out, step.folder / "validation.safetensors")
+    chosen = choose_weights(summed, follow, split)
+    save_file({"ranks": chosen.held_out}, step.folder / "validation.safetensors")
     cold = read_cold(run)
     if cold:
         held, interactions = cold
-        known = Questions(split.train, split.validation)
+        known = Questions(split.validation_histories, split.validation)
         new = held.questions(interactions, held.validation)
         factors, routed = choose_partial_factors(summed, follow, chosen.weights, known, new)
     else:

@@ -68,6 +68,12 @@ class Data(_Section):
     core: int = Field(
         0, ge=0, description="k-core: users and items with fewer interactions are left out"
     )
+    validation_users: int = Field(
+        5000,
+        ge=1,
+        description="users whose item before the last is held out to choose by, at most; the "
+        "others' is trained on",
+    )
     cold: float = Field(
         0.0, ge=0, lt=0.5, description="share of each of two sets of items held out as cold"
     )
@@ -138,7 +144,6 @@ class SequenceSpec(_Section):
     batch_tokens: int = Field(800, ge=1, description="items in one batch, padding included")
     max_epochs: int = Field(40, ge=1, description="at most; the rate decays to 0 over them")
     patience: int = Field(6, ge=1, description="epochs without a better validation NDCG@10")
-    validation_users: int = Field(6000, ge=1, description="drawn once, to decide when to stop")
 
     @model_validator(mode="after")
     def _model_can_be_built(self) -> "SequenceSpec":

@@ -144,7 +144,7 @@ def train_view(
         both.load_state_dict(saved["weights"])
         optimiser.load_state_dict(saved["optimiser"])
         epoch, best, since = saved["epoch"], saved["best"], saved["since"]
-    asked = _asked(split, spec.validation_users)
+    trained = split.counts[1:] > 0
     bar = tqdm(total=spec.max_epochs, initial=epoch, desc=f"rat: {name} view", unit="epoch")
     while epoch < spec.max_epochs and since < spec.patience:
         # Cosine decay: the last epochs settle, so less hangs on which one is picked.
@@ -154,8 +154,10 @@ def train_view(
         if not np.isfinite(loss):
             raise JobError(f"rat: the {name} view's loss is {loss} in epoch {epoch}")
         view = _view(name, table, model, spec, split)
-        histories = [split.train[user] for user in asked]
-        rank = Ranker.of([view], {name: 1.0}).ranks(histories, split.validation[asked])
+        # What was never trained on is no candidate: it has no say in what is learnt.
+        rank = Ranker.of([view], {name: 1.0}).ranks(
+            split.validation_histories, split.validation, banned=~trained
+        )
         reached = float(ndcg(rank, K).mean())
         epoch, since = epoch + 1, since + 1
         if reached > best:
@@ -204,12 +206,6 @@ def read_view(name: str, spec: SequenceSpec, split: Split, folder: Path) -> Trai
         present=arrays["present"],
         trained=split.counts[1:] > 0,
     )
-
-
-def _asked(split: Split, most: int) -> NDArray[np.int64]:
-    """The users whose validation item decides when to stop: all, or as many drawn at random."""
-    users = np.random.default_rng(0).permutation(len(split.train))[:most]
-    return np.sort(users)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

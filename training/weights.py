@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,10 @@ from training.ranking import CHUNK, Ranker, excluded_of
 
 K = 10
 FIRST = 100  # of each part; what is in none of them is taken to be behind the target
-MOST_USERS = 30_000  # that choose; more would say the same
 START = {"neighbours": 0.2}  # its scores are few and large; every other part starts at 0.5
 STEPS = (1.5, 1 / 1.5, 1.15, 1 / 1.15)
 # What a view of a new item counts, of the whole sum that an item with all views has.
 NEW_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25)
-FACTOR_USERS = 3000  # of each kind, that choose the factor
 KNOWN_KEPT = 0.985  # of other items' HR@10, while new ones are let in
 
 Figures = NDArray[np.float64]
@@ -59,11 +57,20 @@ class Shortlist:
         neighbours: Neighbours | None,
         histories: Sequence[Rows],
         targets: Rows,
+        banned: NDArray[np.bool_] | None = None,
     ) -> "Shortlist":
-        """The shortlist of one target (U,) after each history."""
+        """The shortlist of one target (U,) after each history.
+
+        Args:
+            banned: (n,), items that are no candidates at all.
+        """
         pieces = [
             _shortlist(
-                views, neighbours, histories[start : start + CHUNK], targets[start : start + CHUNK]
+                views,
+                neighbours,
+                histories[start : start + CHUNK],
+                targets[start : start + CHUNK],
+                banned,
             )
             for start in range(0, len(targets), CHUNK)
         ]
@@ -110,6 +117,7 @@ def _shortlist(
     neighbours: Neighbours | None,
     histories: Sequence[Rows],
     targets: Rows,
+    banned: NDArray[np.bool_] | None,
 ) -> Shortlist:
     users = np.arange(len(targets))[:, None]
     scores = {view.name: Ranker.of([view], {view.name: 1.0}).scores(histories) for view in views}
@@ -117,6 +125,8 @@ def _shortlist(
         scores["neighbours"] = neighbours.table(histories)
     items = next(iter(scores.values())).shape[1]
     excluded = excluded_of(histories, items)
+    if banned is not None:
+        excluded |= banned
     missed = excluded[users[:, 0], targets - 1]
     excluded[users[:, 0], targets - 1] = True  # the target is no candidate beside itself
     first = min(FIRST, items)
@@ -143,28 +153,28 @@ class Chosen:
 
     Attributes:
         weights: those of parts that are not missed are left out.
-        held_out: `users` (m,), and `ranks` (m,) of their validation items in the full catalogue,
-            under weights that other users chose.
+        held_out: (V,) ranks of the validation items in the full catalogue, under weights that
+            other users chose.
         figures: NDCG@10, overall and of the tail, of `held_out` and of each part alone.
     """
 
     weights: dict[str, float]
-    held_out: dict[str, NDArray[Any]]
+    held_out: Figures
     figures: dict[str, float]
 
 
 def choose_weights(
-    views: Sequence[TrainedView], neighbours: Neighbours | None, split: Split, seed: int
+    views: Sequence[TrainedView], neighbours: Neighbours | None, split: Split
 ) -> Chosen:
     """The weights with the best sum of overall and tail NDCG@10 on the validation split.
 
     Coordinate ascent from even weights, by factors; a part that is not missed is dropped. For an
     honest figure each half of the users also chooses weights that are measured on the other half.
     """
-    random = np.random.default_rng([seed, 2])
-    users = np.sort(random.permutation(len(split.train))[:MOST_USERS])
-    histories, targets = [split.train[user] for user in users], split.validation[users]
-    shortlist = Shortlist.of(views, neighbours, histories, targets)
+    histories, targets = split.validation_histories, split.validation
+    # What was never trained on is no candidate: it has no say in what is chosen.
+    untrained = split.counts[1:] == 0
+    shortlist = Shortlist.of(views, neighbours, histories, targets, untrained)
     tail = ~split.head()[targets]
     # `text` is what /embed gives, and a new item without any view would have no score at all.
     names = {view.name for view in views}
@@ -181,10 +191,10 @@ def choose_weights(
             goal, {name: START.get(name, 0.5) for name in shortlist.parts}, frozenset(stays)
         )
 
-    everyone = np.arange(len(users))
+    everyone = np.arange(len(targets))
     weights = choose(everyone)
-    held_out = np.empty(len(users))
-    half = np.arange(len(users)) % 2 == 0
+    held_out = np.empty(len(targets))
+    half = everyone % 2 == 0
     for measured in (half, ~half):
         if measured.any():
             chosen = choose(np.flatnonzero(~measured)) if (~measured).any() else weights
@@ -198,7 +208,7 @@ def choose_weights(
     ]:
         figures[f"{name}_ndcg10"] = float(values.mean())
         figures[f"{name}_tail_ndcg10"] = float(values[tail].mean()) if tail.any() else 0.0
-    return Chosen(weights, {"users": users, "ranks": held_out}, figures)
+    return Chosen(weights, held_out, figures)
 
 
 def climb(
@@ -307,11 +317,11 @@ def partial_factors_by_hiding(
     random = np.random.default_rng([seed, 3])
     new_items = random.random(len(split.counts) - 1) < 0.1
     views, neighbours = as_new(views, neighbours, new_items)
-    users = random.permutation(len(split.train))
-    new = new_items[split.validation[users] - 1]
+    new = new_items[split.validation - 1]
 
     def ask(chosen: NDArray[np.int64]) -> Questions:
-        return Questions([split.train[user] for user in chosen], split.validation[chosen])
+        users = split.validating[chosen]
+        return Questions([split.train[user] for user in users], split.validation[chosen])
 
-    known, unknown = ask(users[~new][:FACTOR_USERS]), ask(users[new][:FACTOR_USERS])
+    known, unknown = ask(np.flatnonzero(~new)), ask(np.flatnonzero(new))
     return choose_partial_factors(views, neighbours, weights, known, unknown)

@@ -15,6 +15,34 @@ def test_the_last_item_tests_and_the_one_before_validates() -> None:
     assert [history.tolist() for history in split.test_histories] == [[1, 2, 3], [4, 2]]
 
 
+def test_users_who_do_not_validate_train_on_all_but_the_last_item() -> None:
+    histories = [[1, 2, 3, 4], [4, 2, 1], [5, 4, 3, 2, 1]]
+
+    split = leave_one_out(Interactions.of(histories), items=5, validation_users=1)
+
+    assert len(split.validating) == len(split.validation) == 1
+    for user, history in enumerate(histories):
+        validates = user in split.validating
+        assert split.train[user].tolist() == history[: -2 if validates else -1]
+        assert split.test_histories[user].tolist() == history[:-1]
+        assert split.test[user] == history[-1]
+    assert split.validation.tolist() == [histories[split.validating[0]][-2]]
+    assert [h.tolist() for h in split.validation_histories] == [
+        split.train[split.validating[0]].tolist()
+    ]
+
+
+def test_the_seed_draws_who_validates() -> None:
+    interactions = Interactions.of([[1, 2, 3]] * 100)
+
+    one, again, other = (
+        leave_one_out(interactions, items=3, validation_users=10, seed=seed) for seed in (0, 0, 1)
+    )
+
+    assert one.validating.tolist() == again.validating.tolist() != other.validating.tolist()
+    assert len(set(one.validating.tolist())) == 10
+
+
 def test_counts_come_from_the_training_split_alone() -> None:
     split = leave_one_out(Interactions.of([[1, 2, 3, 4], [4, 2, 1]]), items=5)
 

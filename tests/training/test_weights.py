@@ -97,7 +97,7 @@ def test_the_view_that_knows_gets_the_weight() -> None:
     split = leave_one_out(Interactions.of(walks()), ITEMS)
     noise = view("text", RANDOM.normal(size=(ITEMS, 3)))
 
-    chosen = choose_weights([noise, view("content", circle())], nobody(), split, seed=0)
+    chosen = choose_weights([noise, view("content", circle())], nobody(), split)
 
     assert chosen.weights["content"] > 3 * chosen.weights.get("text", 0.0)
     assert chosen.figures["held_out_ndcg10"] > 0.5 > chosen.figures["text_ndcg10"]
@@ -109,7 +109,7 @@ def test_noise_is_not_better_for_users_who_did_not_choose() -> None:
     split = leave_one_out(Interactions.of(histories), ITEMS)
     views = [view(name, RANDOM.normal(size=(ITEMS, 3))) for name in ("text", "content")]
 
-    chosen = choose_weights(views, nobody(), split, seed=0)
+    chosen = choose_weights(views, nobody(), split)
 
     chance = ndcg(np.arange(1.0, ITEMS - 3 + 1), 10).mean()
     assert chosen.figures["held_out_ndcg10"] < chance + 0.06
