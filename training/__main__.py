@@ -11,7 +11,7 @@ from models import OutOfMemory
 from models.bundle import BundleError
 from models.item import InvalidItem
 from models.llm import LLMError
-from training.recipe import STEPS, JobError, Run, cold_run, read_config
+from training.recipe import STEPS, JobError, Run, cold_run, read_config, time_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="evaluate: hold two sets of items out of everything that is fitted, train without "
         "them, and ask for them; in FOLDER/cold",
     )  # fmt: skip
+    parser.add_argument(
+        "--time", action="store_true",
+        help="evaluate: split by one moment for everybody, train on what came before it, and ask "
+        "for what came next; in FOLDER/time",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "huggingface_hub"):
@@ -67,8 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _do(given: argparse.Namespace) -> None:
-    if given.cold and given.step != "evaluate":
-        raise JobError(f"--cold goes with evaluate, not with {given.step}")
+    for name in ("cold", "time"):
+        if getattr(given, name) and given.step != "evaluate":
+            raise JobError(f"--{name} goes with evaluate, not with {given.step}")
+    if given.cold and given.time:
+        raise JobError("--cold and --time are two evaluations; ask for one after the other")
     if given.final and given.step != "compare":
         raise JobError(f"--final goes with compare, not with {given.step}")
     if given.step == "compare":
@@ -79,8 +87,8 @@ def _do(given: argparse.Namespace) -> None:
         return
     run = Run(read_config(given.config, given.changes, given.source))
     steps: tuple[str, ...] = STEPS if given.step == "run" else (given.step,)
-    if given.cold:
-        run = cold_run(run.config)
+    if given.cold or given.time:
+        run = cold_run(run.config) if given.cold else time_run(run.config)
         steps = STEPS[: STEPS.index("evaluate") + 1]
     with run.lock():
         for name in steps:

@@ -23,6 +23,11 @@ from training.rat import read_trained
 from training.recipe import Evaluate, JobError, Run, Step, write_atomically
 from training.report import as_markdown, cold_as_markdown
 
+SPLIT_BY = {
+    "leave-one-out": "leave-one-out",
+    "time": "split by time: the latest tenth of all interactions tests, by the first item of each "
+    "user who is known before",
+}
 Protocols = dict[str, dict[str, NDArray[np.float64]]]
 
 
@@ -49,7 +54,7 @@ def evaluate(run: Run) -> Step:
         for name, each in models.items()
     }
     save_file(arrays, step.folder / "ranks.safetensors")
-    figures = summarise(ranks, split, config.evaluate)
+    figures = summarise(ranks, split, config.evaluate, SPLIT_BY[config.data.split])
     figures["weights"] = run.finished("rat").facts["weights"]
     figures["scft_steps"] = run.finished("scft").facts["steps"]
     figures["seed"] = config.rat.seed
@@ -122,14 +127,14 @@ def measure_cold(run: Run) -> dict[str, Any]:
     return figures
 
 
-def summarise(protocols: Protocols, split: Split, spec: Evaluate) -> dict[str, Any]:
+def summarise(protocols: Protocols, split: Split, spec: Evaluate, split_by: str) -> dict[str, Any]:
     """HR@k and NDCG@k with 95 % intervals, by protocol, model and group, and ours minus id-only."""
     head = split.head()[split.test]
     cold = split.counts[split.test] == 0
     groups = {"overall": np.ones(len(head), bool), "head": head, "tail": ~head, "cold": cold}
     figures: dict[str, Any] = {
         "k": spec.k,
-        "protocol": "leave-one-out; full: whole catalogue without the history; "
+        "protocol": f"{split_by}; full: whole catalogue without the history; "
         f"sampled: 1 positive and {spec.negatives} stored uniform negatives",
         "targets": {name: int(members.sum()) for name, members in groups.items()},
     }

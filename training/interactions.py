@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 Rows = NDArray[np.int32]
 MIN_HISTORY = 3  # one item to read, one to validate, one to test on
+TIME_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,24 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Split:
-    """Leave-one-out: of each user the last item tests, the rest trains.
+    """What trains, what validates and what tests; made by leave_one_out or by_time.
 
-    Of V users the item before the last validates instead of training. To choose settings by, a few
+    Of V users the last item of what could train validates instead. To choose settings by, a few
     thousand are enough; every user's would take the latest interactions out of what is learnt.
 
     Attributes:
         train: of each user, the training history (at least one item).
-        validating: (V,) int64, ascending, the users whose item before the last validates.
+        validating: (V,) int64, ascending, the users of the validation targets.
         validation: (V,) target rows; the history before each is its user's `train`.
-        test: (U,) target rows; the history before each is all that the user did before.
+        testing: (T,) int64, ascending, the users of the test targets.
+        test: (T,) target rows; the history before each is all that trains or validates.
         counts: (n + 1,) int64, interactions of each row in the training split; counts[0] is 0.
     """
 
     train: list[Rows]
     validating: NDArray[np.int64]
     validation: Rows
+    testing: NDArray[np.int64]
     test: Rows
     counts: NDArray[np.int64]
 
@@ -109,11 +112,11 @@ class Split:
 
     @property
     def test_histories(self) -> list[Rows]:
-        """Of each user, what is known before the test item."""
+        """Of each testing user, what is known before the test item."""
         histories = list(self.train)
         for user, target in zip(self.validating.tolist(), self.validation, strict=True):
             histories[user] = np.append(histories[user], target).astype(np.int32)
-        return histories
+        return [histories[user] for user in self.testing]
 
     def head(self) -> NDArray[np.bool_]:
         """(n + 1,) bool: the 20 % of items with most training interactions; ties go to the tail."""
@@ -127,7 +130,7 @@ class Split:
 def leave_one_out(
     interactions: Interactions, items: int, validation_users: int | None = None, seed: int = 0
 ) -> Split:
-    """The split of users with at least MIN_HISTORY interactions; others are left out.
+    """Of each user with at least MIN_HISTORY interactions the last item tests.
 
     Args:
         items: size of the catalogue (n).
@@ -141,15 +144,67 @@ def leave_one_out(
         raise ValueError(
             f"none of {len(interactions)} users has {MIN_HISTORY} interactions or more"
         )
-    drawn = np.random.default_rng([seed, 5]).permutation(len(kept))[:validation_users]
+    tests = np.array([history[-1] for history in kept], np.int32)
+    before = [history[:-1] for history in kept]
+    return _split(before, np.arange(len(kept)), tests, items, validation_users, seed)
+
+
+def by_time(
+    interactions: Interactions, items: int, validation_users: int | None = None, seed: int = 0
+) -> Split:
+    """What everybody did from one moment on tests: the first item of it, of each user known before.
+
+    The moment is that before which TIME_SHARE of all interactions happened. Unlike in
+    leave_one_out nothing is learnt of what comes after a test item, as it is in use.
+
+    Args:
+        items: size of the catalogue (n).
+        validation_users: how many validate, drawn by the seed; None: all.
+
+    Raises:
+        ValueError: an interaction has no time, or nobody has interactions before and after.
+    """
+    if not np.isfinite(interactions.times).all():
+        raise ValueError("a split by time needs the time of every interaction")
+    moment = np.quantile(interactions.times, TIME_SHARE)
+    early = interactions.times < moment
+    before: list[Rows] = []
+    testing: list[int] = []
+    tests: list[int] = []
+    for start, end in zip(interactions.starts, interactions.starts[1:], strict=False):
+        known = int(early[start:end].sum())  # they come first
+        if not known:
+            continue
+        if start + known < end:
+            testing.append(len(before))
+            tests.append(interactions.rows[start + known])
+        before.append(interactions.rows[start : start + known])
+    if not testing or max(len(history) for history in before) < 2:
+        raise ValueError("nobody has two interactions before, and another after, one moment")
+    asked = np.array(testing, np.int64)
+    return _split(before, asked, np.array(tests, np.int32), items, validation_users, seed)
+
+
+def _split(
+    before: list[Rows],
+    testing: NDArray[np.int64],
+    test: Rows,
+    items: int,
+    validation_users: int | None,
+    seed: int,
+) -> Split:
+    """Users with one item before the test train on it; some of the others validate."""
+    able = np.flatnonzero([len(history) > 1 for history in before])
+    drawn = np.random.default_rng([seed, 5]).permutation(able)[:validation_users]
     validating = np.sort(drawn)
-    train = [history[:-1] for history in kept]
+    train = list(before)
     for user in validating:
-        train[user] = train[user][:-1]
+        train[user] = before[user][:-1]
     return Split(
         train,
         validating,
-        np.array([kept[user][-2] for user in validating], np.int32),
-        np.array([history[-1] for history in kept], np.int32),
+        np.array([before[user][-1] for user in validating], np.int32),
+        testing,
+        test,
         np.bincount(np.concatenate(train), minlength=items + 1),
     )

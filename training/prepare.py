@@ -12,13 +12,15 @@ from models.item import Catalogue, InvalidItem, read_items, write_items
 from models.llm import sha256_of
 from training.cold import ColdItems
 from training.fetch import data_folder
-from training.interactions import Interactions, Split, leave_one_out
+from training.interactions import Interactions, Split, by_time, leave_one_out
 from training.recipe import JobError, Run, Step, digest
 from training.sources import Events, tabular
 from training.sources.formats import FORMATS
 from training.sources.k_core import k_core
 
 log = logging.getLogger(__name__)
+
+SPLITS = {"leave-one-out": leave_one_out, "time": by_time}
 
 
 def prepare(run: Run) -> Step:
@@ -66,7 +68,7 @@ def prepare(run: Run) -> Step:
         held.save(step.folder)
     short = len(interactions) - len(split.train)
     if short:
-        log.warning("%d users have fewer than 3 interactions and are left out", short)
+        log.warning("%d users have too few interactions to be split and are left out", short)
     step.finish(
         items=len(catalogue),
         users=len(interactions),
@@ -100,8 +102,9 @@ def _split(
 ) -> Split:
     if held:
         interactions = interactions.without(np.concatenate([held.validation, held.test]))
-    users = run.config.data.validation_users
-    return leave_one_out(interactions, len(catalogue), users, run.config.seed)
+    data, seed = run.config.data, run.config.seed
+    split = SPLITS[data.split]
+    return split(interactions, len(catalogue), data.validation_users, seed)
 
 
 def known(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple[Events, int]:

@@ -68,11 +68,14 @@ class Data(_Section):
     core: int = Field(
         0, ge=0, description="k-core: users and items with fewer interactions are left out"
     )
+    split: Literal["leave-one-out", "time"] = Field(
+        "leave-one-out", description="of each user the last item tests, or what came after a moment"
+    )
     validation_users: int = Field(
         5000,
         ge=1,
-        description="users whose item before the last is held out to choose by, at most; the "
-        "others' is trained on",
+        description="users whose latest item before the test is held out to choose by, at most; "
+        "the others' is trained on",
     )
     cold: float = Field(
         0.0, ge=0, lt=0.5, description="share of each of two sets of items held out as cold"
@@ -456,3 +459,10 @@ def cold_run(config: RunConfig, share: float = 0.1) -> Run:
     data = config.data.model_copy(update={"cold": config.data.cold or share})
     folder = config.folder.replace("{name}", config.name)
     return Run(config.model_copy(update={"data": data, "folder": f"{folder}/cold"}))
+
+
+def time_run(config: RunConfig) -> Run:
+    """The run, in a folder inside its own, that is split by time."""
+    data = config.data.model_copy(update={"split": "time"})
+    folder = config.folder.replace("{name}", config.name)
+    return Run(config.model_copy(update={"data": data, "folder": f"{folder}/time"}))

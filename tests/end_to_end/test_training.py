@@ -114,6 +114,22 @@ def test_cold_items_are_held_out_of_everything_and_asked_for(
     assert not (tmp_path / "run" / "evaluate").exists()
 
 
+def test_a_split_by_time_asks_for_what_came_after_one_moment(
+    tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    command = ["evaluate", "--time", "--config", str(config), "--set", "scft.steps=0"]
+
+    assert main(command) == 0
+    found = metrics(tmp_path / "run" / "time")
+    assert found["protocol"].startswith("split by time")
+    assert found["targets"]["overall"] == USERS  # each has its ninth step after the moment
+    assert found["full"]["ours"]["overall"]["hr"]["mean"] > 0.9
+
+    assert main([*command, "--cold"]) == 1
+    assert "ask for one after the other" in capsys.readouterr().err
+
+
 def test_what_is_said_and_done_with_cold_items_reaches_nothing_that_is_fitted(
     tmp_path: Path, tiny_llm: Path
 ) -> None:

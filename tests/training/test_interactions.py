@@ -1,9 +1,10 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.interactions import Interactions, leave_one_out
+from training.interactions import Interactions, by_time, leave_one_out
 
 
 def test_the_last_item_tests_and_the_one_before_validates() -> None:
@@ -55,6 +56,46 @@ def test_users_too_short_to_split_are_left_out() -> None:
     assert split.test.tolist() == [3]
     with pytest.raises(ValueError, match="none of 2 users has 3 interactions"):
         leave_one_out(Interactions.of([[1, 2], [5]]), items=5)
+
+
+def timed(*histories: list[tuple[int, float]]) -> Interactions:
+    """Histories of (item, time)."""
+    plain = Interactions.of([[item for item, _ in history] for history in histories])
+    times = np.array([time for history in histories for _, time in history], np.float64)
+    return dataclasses.replace(plain, times=times)
+
+
+def test_a_split_by_time_tests_on_what_everybody_did_first_after_one_moment() -> None:
+    interactions = timed(
+        [(1, 1), (2, 2), (3, 3), (4, 98), (5, 99)],  # known before, and tested by item 4
+        [(5, 97)],  # came after the moment: of no use
+        [(2, 4), (3, 5)],  # never came again: trains
+        [(1, step) for step in range(6, 26)],
+    )
+
+    split = by_time(interactions, items=5, validation_users=0)
+
+    assert [history.tolist() for history in split.train[:2]] == [[1, 2, 3], [2, 3]]
+    assert len(split.train) == 3
+    assert split.testing.tolist() == [0]
+    assert split.test.tolist() == [4]
+    assert [history.tolist() for history in split.test_histories] == [[1, 2, 3]]
+    assert split.counts[4:].tolist() == [0, 0]
+
+
+def test_in_a_split_by_time_the_last_item_before_the_moment_validates() -> None:
+    split = by_time(timed([(1, 1), (2, 2), (3, 90)], [(2, 1), (1, 2), (3, 3)]), items=3)
+
+    assert [history.tolist() for history in split.train] == [[1], [2, 1]]
+    assert split.validation.tolist() == [2, 3]
+    assert [history.tolist() for history in split.test_histories] == [[1, 2]]
+
+
+def test_a_split_by_time_needs_times_and_somebody_on_both_sides() -> None:
+    with pytest.raises(ValueError, match="needs the time of every interaction"):
+        by_time(Interactions.of([[1, 2, 3]]), items=3)
+    with pytest.raises(ValueError, match="two interactions before, and another after, one moment"):
+        by_time(timed([(1, 1), (2, 1), (3, 1)]), items=3)
 
 
 def test_the_head_is_the_top_fifth_and_ties_at_its_boundary_go_to_the_tail() -> None:
