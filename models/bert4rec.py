@@ -6,7 +6,7 @@ Shapes: B histories, L items, D = dim, P predictions.
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionLayer, check_shapes
+from models.attention import AttentionLayer, Dropout, check_shapes
 
 
 class BERT4Rec(nn.Module):
@@ -48,7 +48,7 @@ class BERT4Rec(nn.Module):
             AttentionLayer(dim, heads, feed, dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def _states(self, items: Tensor, valid: Tensor) -> Tensor:
         """What stands at every position (B, L, D), having seen all of its history."""

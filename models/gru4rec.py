@@ -6,7 +6,7 @@ Shapes: B histories, L items, D = dim, H = hidden, P predictions.
 import torch
 from torch import Tensor, nn
 
-from models.attention import check_shapes, next_places
+from models.attention import Dropout, check_shapes, next_places
 
 
 class GRU4Rec(nn.Module):
@@ -31,7 +31,7 @@ class GRU4Rec(nn.Module):
         self.max_history = max_history
         self.gru = nn.GRU(dim, hidden or dim, layers, batch_first=True)
         self.out = nn.Linear(hidden or dim, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def states(self, items: Tensor, valid: Tensor) -> Tensor:
         """The state after every step (B, L, D); step t has seen items[:, :t + 1], no padding.

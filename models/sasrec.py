@@ -6,7 +6,7 @@ Shapes: B histories, L items, D = dim, P predictions.
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionLayer, check_shapes, next_places
+from models.attention import AttentionLayer, Dropout, check_shapes, next_places
 
 
 class SASRec(nn.Module):
@@ -40,7 +40,7 @@ class SASRec(nn.Module):
             AttentionLayer(dim, heads, feed, dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def states(self, items: Tensor, valid: Tensor) -> Tensor:
         """The state after every step (B, L, D); step t has seen items[:, :t + 1], no padding.

@@ -103,22 +103,23 @@ class Scorer:
             present: of each view, which of the n candidates have it.
             following: neighbour scores (B, n) of the candidates; None where there are none.
         """
-        total: Floats | None = None
-        partial: Floats | None = None  # the same, with the factors
-        complete: NDArray[np.bool_] | None = None
-        for view, query in queries.items():
-            offset = query @ self.statistics[view].mean  # (B,)
-            scores = (query @ candidates[view].T - offset[:, None]) * present[view]
-            factored = scores * np.float32(self.partial_factors[view])
-            total = scores if total is None else total + scores
-            partial = factored if partial is None else partial + factored
-            # Where the history has no such view, nobody is scored in it, so nobody lacks it.
-            unread = ~np.any(query, axis=1, keepdims=True)  # (B, 1)
-            has: NDArray[np.bool_] = present[view] | unread  # (B, n)
-            complete = has if complete is None else complete & has
-        if total is None or partial is None or complete is None:
+        if not queries:
             raise ValueError("a score needs at least one view")
-        scores = np.where(complete, total, partial)
+        # Items that lack a view, with the factors, apart: usually they are few, or none.
+        lacking = np.flatnonzero(~np.logical_and.reduce([present[view] for view in queries]))
+        rows, items = len(next(iter(queries.values()))), len(next(iter(present.values())))
+        scores: Floats = np.zeros((rows, items), np.float32)
+        partial: Floats = np.zeros((rows, len(lacking)), np.float32)
+        incomplete = np.zeros(partial.shape, bool)
+        for view, query in queries.items():
+            found = query @ candidates[view].T  # (B, n)
+            found -= (query @ self.statistics[view].mean)[:, None]
+            found[:, ~present[view]] = 0.0
+            scores += found
+            partial += found[:, lacking] * np.float32(self.partial_factors[view])
+            # Where the history has no such view, nobody is scored in it, so nobody lacks it.
+            incomplete |= np.any(query, axis=1)[:, None] & ~present[view][lacking]
+        scores[:, lacking] = np.where(incomplete, partial, scores[:, lacking])
         if following is not None and self.neighbours_weight:
-            scores = scores + self.neighbours_weight * following
-        return scores.astype(np.float32)
+            scores += np.float32(self.neighbours_weight) * following
+        return scores

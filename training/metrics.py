@@ -32,11 +32,13 @@ def ranks(
         ValueError: a score that counts is not finite.
     """
     users = np.arange(len(scores))
-    if not np.isfinite(scores[~excluded]).all():
+    # Nearly always all are finite, which is seen faster than which ones count.
+    if not np.isfinite(scores).all() and not np.isfinite(scores[~excluded]).all():
         raise ValueError("a score is not finite; a ranking by it would mean nothing")
     own = scores[users, targets][:, None]
-    better = ((scores > own) & ~excluded).sum(axis=1)
-    equal = ((scores == own) & ~excluded).sum(axis=1) - 1
+    counted = np.where(excluded, -np.inf, scores)
+    better = np.count_nonzero(counted > own, axis=1)
+    equal = np.count_nonzero(counted == own, axis=1) - 1
     found = 1.0 + better + equal / 2
     return np.where(excluded[users, targets], np.inf, found)
 
