@@ -12,7 +12,7 @@ def test_dropout_zeroes_that_share_and_keeps_the_mean(probability: float) -> Non
 
     kept = found[found > 0]
     assert 1 - len(kept) / found.numel() == pytest.approx(probability, abs=0.005)
-    assert found.mean().item() == pytest.approx(1.0, abs=0.005)
+    assert found.mean().item() == pytest.approx(1.0, abs=0.02)
     assert kept.unique().numel() == 1  # all scaled alike
 
 
