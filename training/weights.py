@@ -16,16 +16,16 @@ from models.bundle import TrainedView
 from models.neighbours import Neighbours
 from models.scorer import Floats
 from training.interactions import Rows, Split
-from training.metrics import hit_rate, ndcg
+from training.metrics import ndcg
 from training.ranking import CHUNK, Ranker, excluded_of
 
 K = 10
 FIRST = 100  # of each part; what is in none of them is taken to be behind the target
 START = {"neighbours": 0.2}  # its scores are few and large; every other part starts at 0.5
 STEPS = (1.5, 1 / 1.5, 1.15, 1 / 1.15)
-# What a view of a new item counts, of the whole sum that an item with all views has.
-NEW_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25)
-KNOWN_KEPT = 0.985  # of other items' HR@10, while new ones are let in
+MIXES = 10  # steps of 1 / MIXES in what the views of a new item count beside each other
+MOST = 2.0  # that they count together, of the whole sum that an item with all views has
+KNOWN_KEPT = 0.983  # of other items' HR@10, while new ones are let in; .98 with room for chance
 
 Figures = NDArray[np.float64]
 
@@ -98,18 +98,50 @@ class Shortlist:
             factors: by view, of items that lack one; 1 where nothing is said.
             without_new: whether such items are no candidates.
         """
-        new = self.new[users]
-        total = np.zeros(new.shape, np.float32)
-        for name, weight in weights.items():
-            factor = (factors or {}).get(name, 1.0)
-            total += (
-                np.where(new, np.float32(weight * factor), np.float32(weight))
-                * (self.parts[name][users])
-            )
-        counted = self.counted[users] & ~(new if without_new else False)
+        total = self._totals(weights, users, factors or {})
+        counted = self.counted[users] & ~(self.new[users] if without_new else False)
         ahead = ((total > total[:, :1]) & counted).sum(axis=1)
         level = ((total == total[:, :1]) & counted).sum(axis=1)
         return np.where(self.missed[users], np.inf, 1.0 + ahead + level / 2)
+
+    def _totals(
+        self, weights: Mapping[str, float], users: NDArray[np.int64], factors: Mapping[str, float]
+    ) -> Floats:
+        new = self.new[users]
+        total: Floats = np.zeros(new.shape, np.float32)
+        for name, weight in weights.items():
+            factored = np.float32(weight * factors.get(name, 1.0))
+            total += np.where(new, factored, np.float32(weight)) * self.parts[name][users]
+        return total
+
+    def kept(
+        self,
+        weights: Mapping[str, float],
+        ranks: Figures,
+        factors: Mapping[str, float],
+    ) -> float:
+        """The share of hits among the first K that are still hits beside items that lack a view.
+
+        Every user who has a hit counts with each place that any hit has, as often as hits have
+        it: where the target of one user stands is chance, and there are few of them.
+
+        Args:
+            ranks: (U,) of the targets, without such items.
+        """
+        hits = np.flatnonzero(ranks <= K)
+        if not len(hits):
+            return 1.0
+        total = self._totals(weights, hits, factors)
+        new, counted = self.new[hits], self.counted[hits].copy()
+        counted[:, 0] = True  # the target is one of the known
+        known = -np.sort(-np.where(counted & ~new, total, -np.inf), axis=1)[:, :K]
+        fresh = np.where(counted & new, total, -np.inf)
+        share = np.bincount(np.ceil(ranks[hits]).astype(int), minlength=K + 1)[1:] / len(hits)
+        kept = 0.0
+        for place in range(known.shape[1]):
+            ahead = (fresh > known[:, place, None]).sum(axis=1)
+            kept += share[place] * float((place + 1 + ahead <= K).mean())
+        return kept
 
 
 def _shortlist(
@@ -254,7 +286,7 @@ def choose_partial_factors(
     """The factors, by view, of items that lack a view, as new items lack those that are tables.
 
     They are those with which new targets reach the best NDCG@10, among those with which known
-    targets keep KNOWN_KEPT of the HR@10 that they reach where no new item is a candidate.
+    targets keep KNOWN_KEPT of the hits that they have where no new item is a candidate.
 
     Args:
         known: questions about items that have all views.
@@ -265,27 +297,41 @@ def choose_partial_factors(
     """
     shown = [view for view in views if view.name in weights]
     open_views = [view.name for view in shown if view.source != "table"]
-    asked = Shortlist.of(shown, neighbours, *known)
-    everyone = np.arange(len(known.targets))
-    alone = hit_rate(asked.ranks(weights, everyone, without_new=True), K).mean()
-    wanted = Shortlist.of(shown, neighbours, *new) if len(new.targets) else None
-    best: tuple[dict[str, float], dict[str, float]] = dict.fromkeys(open_views, 1.0), {}
     whole = sum(weights[view.name] for view in shown)
-    for shares in itertools.product(NEW_SHARES, repeat=len(open_views)):
-        factors = {
-            name: round(share * whole / weights[name], 4)
-            for name, share in zip(open_views, shares, strict=True)
+    asked = Shortlist.of(shown, neighbours, *known)
+    alone = asked.ranks(weights, np.arange(len(known.targets)), without_new=True)
+    wanted = Shortlist.of(shown, neighbours, *new) if len(new.targets) else None
+
+    def factors_of(mix: Sequence[float], share: float) -> dict[str, float]:
+        return {
+            name: round(part * share * whole / weights[name], 4)
+            for name, part in zip(open_views, mix, strict=True)
         }
-        kept = hit_rate(asked.ranks(weights, everyone, factors), K).mean()
-        reached = 0.0
-        if wanted:
-            rank = wanted.ranks(weights, np.arange(len(new.targets)), factors)
-            reached = float(ndcg(rank, K).mean())
-        # All at 0 comes first, and lets no new item in before known ones are through.
-        if not best[1] or (kept >= KNOWN_KEPT * alone and reached > best[1]["new_ndcg10"]):
-            figures = {"known_kept": float(kept / alone) if alone else 1.0, "new_ndcg10": reached}
-            best = factors, figures
-    return best
+
+    def reached(factors: Mapping[str, float]) -> float:
+        if wanted is None:
+            return 0.0
+        rank = wanted.ranks(weights, np.arange(len(new.targets)), factors)
+        return float(ndcg(rank, K).mean())
+
+    # With nothing of its own a new item comes in only where the known ones are through.
+    best = factors_of([0.0] * len(open_views), 0.0)
+    best_reached = reached(best)
+    for mix in itertools.product(range(MIXES + 1), repeat=len(open_views)):
+        if sum(mix) != MIXES:
+            continue
+        parts = [part / MIXES for part in mix]
+        low, high = 0.0, MOST  # the more they count, the fewer known targets stay
+        for _ in range(10):
+            middle = (low + high) / 2
+            if asked.kept(weights, alone, factors_of(parts, middle)) >= KNOWN_KEPT:
+                low = middle
+            else:
+                high = middle
+        factors = factors_of(parts, low)
+        if (now := reached(factors)) >= best_reached:
+            best, best_reached = factors, now
+    return best, {"known_kept": asked.kept(weights, alone, best), "new_ndcg10": best_reached}
 
 
 def as_new(
