@@ -10,19 +10,9 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from training.recipe import JobError
-from training.sources import (
-    Source,
-    clean_text,
-    clean_texts,
-    events_of,
-    field_of,
-    first_of_each,
-    id_of,
-    items_of,
-    price_of,
-    read_objects,
-    time_of,
-)
+from training.sources import Source, events_of, first_of_each, items_of
+from training.sources.reading import read_objects
+from training.sources.values import clean_text, clean_texts, field_of, id_of, price_of, time_of
 
 ENDINGS = (".json.gz", ".json", ".jsonl.gz", ".jsonl")
 # In 2018, some pages were read wrongly: brands open with "by" and a line break, authors are the

@@ -10,16 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from training.recipe import JobError
-from training.sources import (
-    Source,
-    clean_text,
-    events_of,
-    find_file,
-    first_of_each,
-    id_of,
-    items_of,
-    read_rows,
-)
+from training.sources import Source, events_of, first_of_each, items_of
+from training.sources.reading import find_file, read_rows
+from training.sources.values import clean_text, id_of
 
 BEHAVIORS = "behaviors.tsv"
 NEWS = "news.tsv"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from models.item import Item
 from training.recipe import JobError
-from training.sources import Events, Source, item_of, read_rows, time_of
+from training.sources import Events, Source, item_of
+from training.sources.reading import read_rows
+from training.sources.values import time_of
 
 # u.item has a 0/1 column per genre, in this order, after five other columns.
 GENRES_100K = [

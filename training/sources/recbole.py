@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.recipe import JobError
-from training.sources import Source, events_of, id_of, items_of, read_rows, time_of
+from training.sources import Source, events_of, items_of
+from training.sources.reading import read_rows
+from training.sources.values import id_of, time_of
 
 # A sequence of words in these fields is prose, not a list.
 PROSE = ("title", "name", "description", "abstract", "text")

@@ -7,19 +7,9 @@ reviews, are not read.
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.sources import (
-    Source,
-    clean_text,
-    clean_texts,
-    date_of,
-    events_of,
-    find_file,
-    first_of_each,
-    id_of,
-    items_of,
-    price_of,
-    read_objects,
-)
+from training.sources import Source, events_of, first_of_each, items_of
+from training.sources.reading import find_file, read_objects
+from training.sources.values import clean_text, clean_texts, date_of, id_of, price_of
 
 REVIEWS = "steam_reviews.json"
 GAMES = "steam_games.json"

@@ -16,7 +16,9 @@ import pyarrow.parquet
 
 from models.item import InvalidItem, Item, read_items
 from training.recipe import JobError
-from training.sources import Events, Source, item_of, read_rows, time_of
+from training.sources import Events, Source, item_of
+from training.sources.reading import read_rows
+from training.sources.values import time_of
 
 
 def load(folder: Path, items: str, interactions: str) -> Source:

@@ -8,18 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.sources import (
-    Source,
-    clean_text,
-    clean_texts,
-    date_of,
-    events_of,
-    find_file,
-    first_of_each,
-    id_of,
-    items_of,
-    read_objects,
-)
+from training.sources import Source, events_of, first_of_each, items_of
+from training.sources.reading import find_file, read_objects
+from training.sources.values import clean_text, clean_texts, date_of, id_of
 
 REVIEWS = "yelp_academic_dataset_review.json"
 BUSINESSES = "yelp_academic_dataset_business.json"

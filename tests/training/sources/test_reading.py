@@ -7,7 +7,9 @@ import pytest
 
 from tests.training.sources.samples import lines
 from training.recipe import JobError
-from training.sources import clean_text, codes_of, price_of, read_objects
+from training.sources import codes_of
+from training.sources.reading import read_objects
+from training.sources.values import clean_text, price_of
 
 
 @pytest.mark.parametrize(
