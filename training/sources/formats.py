@@ -7,7 +7,7 @@ from training.sources import Source, amazon, mind, movielens, recbole, steam, ye
 
 
 class Format(Protocol):
-    """A module that reads one format out of a folder."""
+    """What reads one format out of a folder: a module, or a TwoFiles."""
 
     def files(self, folder: Path) -> tuple[str, ...]:
         """Names of the files that load reads, or a JobError that names what was looked for."""
@@ -20,9 +20,9 @@ class Format(Protocol):
 
 FORMATS: dict[str, Format] = {
     "amazon": amazon,
-    "mind": mind,
+    "mind": mind.FORMAT,
     "movielens": movielens,
     "recbole": recbole,
-    "steam": steam,
-    "yelp": yelp,
+    "steam": steam.FORMAT,
+    "yelp": yelp.FORMAT,
 }

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from training.recipe import JobError
-from training.sources import Source, events_of, first_of_each, items_of
-from training.sources.reading import find_file, read_rows
+from training.sources.reading import read_rows
+from training.sources.two_files import Event, Row, TwoFiles
 from training.sources.values import clean_text, id_of
 
 BEHAVIORS = "behaviors.tsv"
@@ -27,32 +27,11 @@ NEWS_COLUMNS = (
     "title_entities",
     "abstract_entities",
 )
-Click = tuple[str, str, float, str]  # user, news, seconds, file:line
 
 
-def files(folder: Path) -> tuple[str, str]:
-    """The two files that load reads: of behaviour, and of news.
-
-    Raises:
-        JobError: one is missing.
-    """
-    return find_file(folder, BEHAVIORS, "MIND"), find_file(folder, NEWS, "MIND")
-
-
-def load(folder: Path) -> Source:
-    """All news, and of each user and news the first click.
-
-    Raises:
-        JobError: a file is missing, or a line is wrong; the test set tells no clicks.
-    """
-    behaviors, news = files(folder)
-    events, repeats = first_of_each(events_of(_clicks(folder / behaviors)))
-    return Source(items_of(_news(folder / news)), events, repeats)
-
-
-def _clicks(path: Path) -> Iterator[Click]:
+def _clicks(path: Path) -> Iterator[Event]:
     earliest: dict[str, tuple[float, str, str]] = {}
-    clicked: list[Click] = []
+    clicked: list[Event] = []
     for where, row in read_rows(path, "\t", columns=BEHAVIORS_COLUMNS):
         user, time = id_of(row, "user_id", where), _time(row["time"], where)
         if user not in earliest or time < earliest[user][0]:
@@ -85,8 +64,11 @@ def _chosen(impressions: str, where: str) -> Iterator[str]:
             yield news
 
 
-def _news(path: Path) -> Iterator[tuple[str, dict[str, object], str]]:
+def _news(path: Path) -> Iterator[Row]:
     for where, row in read_rows(path, "\t", columns=NEWS_COLUMNS):
         names = ("title", "abstract", "category", "subcategory")
         attributes: dict[str, object] = {name: clean_text(row[name]) for name in names}
         yield id_of(row, "news_id", where), attributes, where
+
+
+FORMAT = TwoFiles("MIND", BEHAVIORS, NEWS, _clicks, _news)

@@ -14,18 +14,6 @@ from training.recipe import JobError
 GZIP = b"\x1f\x8b"
 
 
-def find_file(folder: Path, name: str, kind: str) -> str:
-    """The name, or the name with .gz, whichever the folder holds.
-
-    Raises:
-        JobError: it holds neither; `kind` says of which data set they are.
-    """
-    for candidate in (name, f"{name}.gz"):
-        if (folder / candidate).is_file():
-            return candidate
-    raise JobError(f"{folder} holds no {kind} data: neither {name} nor {name}.gz")
-
-
 def read_lines(path: Path, encoding: str = "utf-8-sig") -> Iterator[tuple[str, str]]:
     """Lines of a text file as (file:line, text); blank lines and byte order marks are skipped.
 

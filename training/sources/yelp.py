@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.sources import Source, events_of, first_of_each, items_of
-from training.sources.reading import find_file, read_objects
+from training.sources.reading import read_objects
+from training.sources.two_files import Event, Row, TwoFiles
 from training.sources.values import clean_text, clean_texts, date_of, id_of
 
 REVIEWS = "yelp_academic_dataset_review.json"
@@ -17,33 +17,13 @@ BUSINESSES = "yelp_academic_dataset_business.json"
 HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_")
 
 
-def files(folder: Path) -> tuple[str, str]:
-    """The two files that load reads: of reviews, and of businesses.
-
-    Raises:
-        JobError: one is missing.
-    """
-    return find_file(folder, REVIEWS, "Yelp"), find_file(folder, BUSINESSES, "Yelp")
-
-
-def load(folder: Path) -> Source:
-    """All businesses, and of each user and business the first review.
-
-    Raises:
-        JobError: a file is missing, or a line is wrong.
-    """
-    reviews, businesses = files(folder)
-    events, repeats = first_of_each(events_of(_reviews(folder / reviews)))
-    return Source(items_of(_businesses(folder / businesses)), events, repeats)
-
-
-def _reviews(path: Path) -> Iterator[tuple[str, str, float, str]]:
+def _reviews(path: Path) -> Iterator[Event]:
     for where, fields in read_objects(path):
         user, item = id_of(fields, "user_id", where), id_of(fields, "business_id", where)
         yield user, item, date_of(fields, "date", where), where
 
 
-def _businesses(path: Path) -> Iterator[tuple[str, dict[str, object], str]]:
+def _businesses(path: Path) -> Iterator[Row]:
     for where, fields in read_objects(path):
         categories = fields.get("categories")
         attributes: dict[str, object] = {
@@ -84,3 +64,6 @@ def _told(value: object) -> object:
 
 def _words(name: object) -> str:
     return clean_text(HUMP.sub(" ", str(name)))
+
+
+FORMAT = TwoFiles("Yelp", REVIEWS, BUSINESSES, _reviews, _businesses)

@@ -20,7 +20,7 @@ def test_mind_puts_the_history_before_the_clicks(tmp_path: Path) -> None:
         "N2\tnews\tworld\tNo abstract\t\thttps://x\t\t",
     )
 
-    source = mind.load(tmp_path)
+    source = mind.FORMAT.load(tmp_path)
 
     morning, evening = seconds(2019, 11, 11, 9, 5, 58), seconds(2019, 11, 11, 21, 5, 58)
     assert interactions(source) == [
@@ -56,4 +56,4 @@ def test_wrong_behaviour_is_named(tmp_path: Path, row: str, message: str) -> Non
     lines(tmp_path / mind.BEHAVIORS, row)
 
     with pytest.raises(JobError, match=message):
-        mind.load(tmp_path)
+        mind.FORMAT.load(tmp_path)

@@ -21,7 +21,7 @@ def test_steam_lines_are_literals_of_python_2(tmp_path: Path) -> None:
         "{u'app_name': u'A game without an id'}",
     )
 
-    source = steam.load(tmp_path)
+    source = steam.FORMAT.load(tmp_path)
 
     assert attributes(source) == {
         "725280": {

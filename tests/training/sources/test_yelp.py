@@ -37,7 +37,7 @@ def test_yelp_keeps_what_is_plainly_true_of_a_business(tmp_path: Path) -> None:
         {"business_id": "c", "name": "Bare", "categories": None, "attributes": None},
     )
 
-    source = yelp.load(tmp_path)
+    source = yelp.FORMAT.load(tmp_path)
 
     assert attributes(source) == {
         "b": {
@@ -62,4 +62,4 @@ def test_a_wrong_date_is_named(tmp_path: Path, date: str) -> None:
     lines(tmp_path / yelp.REVIEWS, f'{{"user_id": "u", "business_id": "b", "date": {date}}}')
 
     with pytest.raises(JobError, match=r"review\.json:1: date: .* is no date like 2019-11-05"):
-        yelp.load(tmp_path)
+        yelp.FORMAT.load(tmp_path)
