@@ -1,7 +1,6 @@
-"""Recommendation quality on the test split: a comparison's final figures, and cold items.
+"""Recommendation quality on the test split: a comparison's final figures.
 
-Runs `compare --final` and, for every seed of the reference, `evaluate --cold`, or reuses what is
-finished; writes the figures that documents quote.
+Runs `compare --final`, or reuses what is finished, and writes the figures that documents quote.
 """
 
 import argparse
@@ -9,16 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.figures import record
-from training.compare import compare, read_comparison, variant_run
-from training.encode import encode
-from training.evaluate import evaluate
-from training.prepare import prepare
-from training.rat import rat
-from training.recipe import cold_run
-from training.scft import scft
+from training.compare import compare
 
 DEFAULT = Path("training/configs/compare/ml-100k.toml")
 
@@ -39,27 +30,6 @@ def main() -> None:
     results = json.loads(tables.with_suffix(".json").read_text())
     values = figures_of(results, given.name)
 
-    comparison = read_comparison(given.comparison)
-    cold = []
-    for seed in comparison.seeds:
-        warm = variant_run(
-            given.comparison, comparison, comparison.reference, seed, [], given.source
-        )
-        run = cold_run(warm.config)
-        with run.lock():
-            for step in (prepare, scft, encode, rat):
-                step(run)
-            cold.append(evaluate(run).facts)
-        print((run.folder / "evaluate" / "report.md").read_text(), flush=True)
-    for name in ("hr", "ndcg"):
-        reached = [found["cold_test"][name]["mean"] for found in cold]
-        unit = f"mean of {len(cold)} seeds, {cold[0]['targets']['cold_test']} targets"
-        values[f"{given.name}.cold.{name}10"] = (round(float(np.mean(reached)), 4), unit)
-    kept = [found["warm_kept"] for found in cold]
-    values[f"{given.name}.cold.warm_kept"] = (
-        round(float(np.mean(kept)), 4),
-        "warm HR@10 with cold candidates / without",
-    )
     record(values, command)
 
 
@@ -98,6 +68,13 @@ def figures_of(results: dict[str, Any], name: str) -> dict[str, tuple[float, str
             gain = ratio((reference, "ours"), (variant, "ours"), "overall")
             values[f"{name}.{label}"] = (gain, f"ratio of NDCG@10, p {cell['p']:.2g}")
     tail = ratio((reference, "ours"), (reference, "id-only"), "tail")
+    for variant, found in results["cold"].items():
+        label = f"{name}.cold" if variant == reference else f"{name}.cold.{variant}"
+        targets = f"{unit}, {found['targets']['mean']:.0f} targets"
+        for metric in ("hr10", "ndcg10"):
+            values[f"{label}.{metric}"] = (found[metric]["mean"], targets)
+        told = f"{unit}, HR@10 of the others beside cold items / without"
+        values[f"{label}.warm_kept"] = (found["warm_kept"]["mean"], told)
     values[f"{name}.tail_gain"] = (tail, "ratio of tail NDCG@10 to id-only's")
     return values
 

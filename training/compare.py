@@ -20,16 +20,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load_file
 
+from training.compare_report import PROTOCOLS, as_markdown, as_svg
 from training.encode import encode
 from training.evaluate import evaluate
 from training.metrics import hit_rate, ndcg
 from training.prepare import prepare, read_prepared
 from training.rat import rat
-from training.recipe import JobError, Run, read_config, write_atomically
+from training.recipe import JobError, Run, Step, cold_run, read_config, write_atomically
 from training.scft import scft
 
 log = logging.getLogger(__name__)
 DRAWS = 5000  # of the bootstrap
+STEPS = (prepare, scft, encode, rat)
 
 Values = dict[str, dict[str, NDArray[np.float64]]]  # by protocol and model:metric, (U,)
 
@@ -45,6 +47,7 @@ class Comparison(BaseModel):
     variants: dict[str, dict[str, Any]] = Field(
         min_length=1, description="changes to the run, by section.key, by name"
     )
+    cold: tuple[str, ...] = Field((), description="variants that cold items are asked of, too")
 
 
 def read_comparison(path: Path) -> Comparison:
@@ -63,9 +66,11 @@ def read_comparison(path: Path) -> Comparison:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise JobError(f"{path}: {field}: {first['msg']}") from None
-    if found.reference not in found.variants:
-        known = ", ".join(found.variants)
-        raise JobError(f"{path}: reference: {found.reference!r} is no variant; there are {known}")
+    for field, names in (("reference", [found.reference]), ("cold", found.cold)):
+        for name in names:
+            if name not in found.variants:
+                known = ", ".join(found.variants)
+                raise JobError(f"{path}: {field}: {name!r} is no variant; there are {known}")
     return found
 
 
@@ -115,16 +120,19 @@ def compare(
     folder = folder_of(path)
     seeds: dict[str, list[Values]] = {name: [] for name in comparison.variants}
     groups: dict[str, NDArray[np.bool_]] = {}
+    cold: dict[str, list[dict[str, float]]] = {}
     for seed in comparison.seeds:
         for name in comparison.variants:
             run = variant_run(path, comparison, name, seed, changes, source)
             log.info("compare: %s, seed %d", name, seed)
             with run.lock():
-                for step in (prepare, scft, encode, rat):
+                for step in STEPS:
                     step(run)
                 values, groups = _test(run, folder, name) if final else _validation(run)
             seeds[name].append(values)
-    results = _summary(comparison, seeds, groups)
+            if name in comparison.cold:
+                cold.setdefault(name, []).append(_cold(cold_run(run.config), folder, name, final))
+    results = {**_summary(comparison, seeds, groups), "cold": _cold_summary(cold)}
     prefix = "final-" if final else ""
     write_atomically(folder / f"{prefix}results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / f"{prefix}results.svg", as_svg(results))
@@ -142,13 +150,8 @@ def _validation(run: Run) -> tuple[Values, dict[str, NDArray[np.bool_]]]:
 
 
 def _test(run: Run, folder: Path, name: str) -> tuple[Values, dict[str, NDArray[np.bool_]]]:
-    """Ranks of users' test items; a first reading is logged in test-reads.jsonl."""
-    done = (run.folder / "evaluate" / "done.json").exists()
-    step = evaluate(run)
-    if not done:
-        line = {"variant": name, "run": str(run.folder), "evaluate": step.key}
-        with (folder / "test-reads.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
+    """Ranks of users' test items."""
+    step = _evaluated(run, folder, name)
     arrays = load_file(step.folder / "ranks.safetensors")
     values: Values = {protocol: {} for protocol in PROTOCOLS}
     for key, ranks in arrays.items():
@@ -156,6 +159,46 @@ def _test(run: Run, folder: Path, name: str) -> tuple[Values, dict[str, NDArray[
         values[protocol][model] = ranks
     _, split = read_prepared(run)
     return values, _groups(split.head()[split.test])
+
+
+def _evaluated(run: Run, folder: Path, name: str) -> Step:
+    """The evaluation of a run; a first reading of the test is logged in test-reads.jsonl."""
+    done = (run.folder / "evaluate" / "done.json").exists()
+    step = evaluate(run)
+    if not done:
+        line = {"variant": name, "run": str(run.folder), "evaluate": step.key}
+        with (folder / "test-reads.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+    return step
+
+
+def _cold(run: Run, folder: Path, name: str, final: bool) -> dict[str, float]:
+    """What cold items reach, and what share of their HR@10 the others keep beside them.
+
+    Those of the cold validation set, which the factors were chosen with, or of the cold test set.
+    """
+    log.info("compare: %s, cold items", name)
+    with run.lock():
+        for step in STEPS:
+            step(run)
+        if not final:
+            chosen = run.finished("rat").facts["validation"]
+            return {"ndcg10": chosen["new_ndcg10"], "warm_kept": chosen["known_kept"]}
+        facts = _evaluated(run, folder, name).facts
+    return {
+        "targets": facts["targets"]["cold_test"],
+        "hr10": facts["cold_test"]["hr"]["mean"],
+        "ndcg10": facts["cold_test"]["ndcg"]["mean"],
+        "warm_kept": facts["warm_kept"],
+    }
+
+
+def _cold_summary(cold: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """By variant, the mean and deviation over seeds of what _cold found."""
+    return {
+        name: {metric: _mean(np.array([seed[metric] for seed in seeds])) for metric in seeds[0]}
+        for name, seeds in cold.items()
+    }
 
 
 def _groups(head: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
@@ -209,16 +252,20 @@ def _summary(
 
 def _cell(values: NDArray[np.float64], other: NDArray[np.float64] | None) -> dict[str, float]:
     """Of (seeds, U): the mean, its deviation over seeds, and how it differs from another's."""
-    per_seed = values.mean(axis=1)
-    cell = {
-        "mean": round(float(per_seed.mean()), 5),
-        "deviation": round(float(per_seed.std(ddof=1)) if len(per_seed) > 1 else 0.0, 5),
-    }
+    cell = _mean(values.mean(axis=1))
     if other is not None:
         difference = values.mean(axis=0) - other.mean(axis=0)  # (U,)
         cell["difference"] = round(float(difference.mean()), 5)
         cell["p"] = paired_p(difference)
     return cell
+
+
+def _mean(seeds: NDArray[np.float64]) -> dict[str, float]:
+    """The mean and the deviation of one figure a seed."""
+    return {
+        "mean": round(float(seeds.mean()), 5),
+        "deviation": round(float(seeds.std(ddof=1)) if len(seeds) > 1 else 0.0, 5),
+    }
 
 
 def paired_p(difference: NDArray[np.float64], draws: int = DRAWS, seed: int = 0) -> float:
@@ -235,87 +282,3 @@ def paired_p(difference: NDArray[np.float64], draws: int = DRAWS, seed: int = 0)
     means = drawn @ values
     other = min((means <= 0).mean(), (means >= 0).mean())
     return float(max(2 * other, 1 / draws))
-
-
-PROTOCOLS = {
-    "full": "full catalogue, history excluded",
-    "unfiltered": "full catalogue, history among the candidates",
-    "sampled": "1 positive among 100 stored uniform negatives",
-}
-
-
-def as_markdown(results: dict[str, Any]) -> str:
-    """A table per protocol: variants by groups."""
-    blocks = []
-    groups = list(results["targets"])
-    for protocol in results["rows"][0]["protocols"]:
-        head = "| variant | model |" + "".join(f" {group} HR@10 | NDCG@10 |" for group in groups)
-        lines = [f"### {PROTOCOLS[protocol]}", "", head, "|---|---|" + "---|---|" * len(groups)]
-        for row in results["rows"]:
-            found = row["protocols"][protocol]
-            cells = [
-                _shown(found.get(group, {}).get(metric))
-                for group in groups
-                for metric in ("hr10", "ndcg10")
-            ]
-            lines.append(f"| {row['variant']} | {row['model']} | " + " | ".join(cells) + " |")
-        blocks.append("\n".join(lines))
-    told = (
-        f"Mean ± deviation over seeds {', '.join(map(str, results['seeds']))}; in brackets the "
-        f"difference to `{results['reference']}` (of an id-only model: to the sum of its own "
-        "variant) and its p, by paired bootstrap over users."
-    )
-    return "\n\n".join([told, *blocks]) + "\n"
-
-
-def _shown(cell: dict[str, float] | None) -> str:
-    if cell is None:
-        return "-"
-    text = f"{cell['mean']:.4f} ± {cell['deviation']:.4f}"
-    if "p" in cell:
-        text += f" ({cell['difference']:+.4f}, p {cell['p']:.2g})"
-    return text
-
-
-def as_svg(results: dict[str, Any]) -> str:
-    """A picture: NDCG@10 of every row, overall and in the tail, full catalogue."""
-    rows = results["rows"]
-    shown = [group for group in ("overall", "tail") if group in results["targets"]]
-    colours = {"overall": "#4c72b0", "tail": "#dd8452"}
-    cells = [[row["protocols"]["full"][group]["ndcg10"] for group in shown] for row in rows]
-    highest = max((cell["mean"] for each in cells for cell in each), default=0.0) or 1.0
-    left, width, bar = 230, 420, 14
-    step = bar * len(shown) + 12
-    height = 50 + step * len(rows)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
-        'font-family="sans-serif" font-size="12" role="img" '
-        'aria-label="NDCG@10 of every variant, overall and in the tail">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="10" y="20" font-size="14">NDCG@10, {PROTOCOLS["full"]}</text>',
-    ]
-    for place, group in enumerate(shown):
-        x = left + 90 * place
-        lines.append(f'<rect x="{x}" y="30" width="10" height="10" fill="{colours[group]}"/>')
-        lines.append(f'<text x="{x + 14}" y="39">{group}</text>')
-    for number, (row, each) in enumerate(zip(rows, cells, strict=True)):
-        top = 50 + step * number
-        name = row["variant"] if row["model"] == "ours" else f"{row['variant']}: {row['model']}"
-        lines.append(
-            f'<text x="{left - 8}" y="{top + step / 2}" text-anchor="end">{_escaped(name)}</text>'
-        )
-        for place, (group, cell) in enumerate(zip(shown, each, strict=True)):
-            y = top + bar * place
-            length = width * cell["mean"] / highest
-            lines.append(
-                f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 3}" '
-                f'fill="{colours[group]}"/>'
-            )
-            lines.append(
-                f'<text x="{left + length + 5:.1f}" y="{y + 10}">{cell["mean"]:.4f}</text>'
-            )
-    return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

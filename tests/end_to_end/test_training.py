@@ -192,6 +192,7 @@ def test_a_comparison_reads_the_test_split_when_it_is_told_to_and_once(
 config = "run.toml"
 seeds = [1, 2]
 reference = "ours"
+cold = ["ours"]
 [variants.ours]
 "scft.steps" = 0
 [variants.tf-idf]
@@ -209,6 +210,7 @@ reference = "ours"
     results = json.loads((folder / "results.json").read_text())
     assert [row["variant"] for row in results["rows"]] == ["ours", "tf-idf", "two-ids"]
     assert list(results["rows"][0]["protocols"]) == ["full"]
+    assert list(results["cold"]["ours"]) == ["ndcg10", "warm_kept"]  # of the cold validation items
     assert not list(folder.rglob("evaluate"))
     assert not (folder / "test-reads.jsonl").exists()
 
@@ -220,5 +222,7 @@ reference = "ours"
         ("ours", "id-only"),
     ]
     assert list(results["rows"][0]["protocols"]) == ["full", "unfiltered", "sampled"]
-    assert len((folder / "test-reads.jsonl").read_text().splitlines()) == 6  # 3 variants, 2 seeds
+    assert results["cold"]["ours"]["targets"]["mean"] > 0
+    reads = (folder / "test-reads.jsonl").read_text().splitlines()
+    assert len(reads) == 3 * 2 + 2  # 3 variants of 2 seeds, and the cold items of one of them
     assert "<svg" in (folder / "final-results.svg").read_text()

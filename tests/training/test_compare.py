@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.compare import as_markdown, as_svg, paired_p, read_comparison
+from training.compare import paired_p, read_comparison
+from training.compare_report import as_markdown, as_svg
 from training.recipe import JobError
 
 GOOD = 'config = "run.toml"\nseeds = [1]\nreference = "ours"\n[variants.ours]\n'
@@ -67,6 +68,20 @@ def test_a_table_shows_means_with_deviations_and_differences() -> None:
     assert "0.1000 ± 0.0010 (-0.1000, p 0.002)" in table
 
 
+def test_cold_items_have_a_table_of_their_own() -> None:
+    found = {
+        "targets": cell(650),
+        "hr10": cell(0.04),
+        "ndcg10": cell(0.02),
+        "warm_kept": cell(0.99),
+    }
+
+    table = as_markdown({**RESULTS, "cold": {"ours": found}})
+
+    assert "| variant | HR@10 | NDCG@10 | HR@10 that the others keep | targets |" in table
+    assert "| ours | 0.0400 ± 0.0010 | 0.0200 ± 0.0010 | 0.9900 ± 0.0010 | 650 |" in table
+
+
 def test_the_picture_draws_bars_in_proportion_and_escapes_names() -> None:
     picture = as_svg(RESULTS)
 
@@ -81,6 +96,7 @@ def test_the_picture_draws_bars_in_proportion_and_escapes_names() -> None:
     [
         (GOOD.replace('"ours"', '"theirs"'), "'theirs' is no variant; there are ours"),
         (GOOD.replace("seeds = [1]", "seeds = []"), "seeds"),
+        ('cold = ["mine"]\n' + GOOD, "cold: 'mine' is no variant; there are ours"),
         (GOOD + "[more]\n", "more"),
         ("config = ", "cannot be read as TOML"),
     ],
