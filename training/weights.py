@@ -19,7 +19,8 @@ from training.interactions import Rows, Split
 from training.metrics import ndcg
 from training.ranking import CHUNK, Ranker, excluded_of
 
-K = 10
+K = 10  # what is measured
+CHOICE = 50  # what weights are chosen by: more users have an answer to give, and chance less
 FIRST = 100  # of each part; what is in none of them is taken to be behind the target
 START = {"neighbours": 0.2}  # its scores are few and large; every other part starts at 0.5
 STEPS = (1.5, 1 / 1.5, 1.15, 1 / 1.15)
@@ -198,7 +199,7 @@ class Chosen:
 def choose_weights(
     views: Sequence[TrainedView], neighbours: Neighbours | None, split: Split
 ) -> Chosen:
-    """The weights with the best sum of overall and tail NDCG@10 on the validation split.
+    """The weights with the best sum of overall and tail NDCG@50 on the validation split.
 
     Coordinate ascent from even weights, by factors; a part that is not missed is dropped. For an
     honest figure each half of the users also chooses weights that are measured on the other half.
@@ -216,7 +217,7 @@ def choose_weights(
         rare = tail[voters]
 
         def goal(weights: Mapping[str, float]) -> float:
-            values = ndcg(shortlist.ranks(weights, voters), K)
+            values = ndcg(shortlist.ranks(weights, voters), CHOICE)
             return float(values.mean() + (values[rare].mean() if rare.any() else 0.0))
 
         return climb(
