@@ -1,6 +1,6 @@
 """Ranks held-out items as the service would: the same states, the same scorer.
 
-Shapes: U users, B of them at once, n items, W = a view's own width.
+Shapes: U users, T of them tested, B of them at once, n items, W = a view's own width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -143,7 +143,7 @@ def excluded_of(histories: Sequence[Rows], items: int) -> NDArray[np.bool_]:
 
 
 def sample_negatives(split: Split, count: int, seed: int) -> NDArray[np.int32]:
-    """(U, count) int32: rows that the user never interacted with, in training or after.
+    """(T, count) int32: rows that each testing user never interacted with, before or in the test.
 
     Uniform, without repetition, from the seed alone, so that every model meets the same ones.
 
@@ -152,9 +152,9 @@ def sample_negatives(split: Split, count: int, seed: int) -> NDArray[np.int32]:
     """
     items = len(split.counts) - 1
     random = np.random.default_rng([seed, 1])
-    drawn = np.empty((len(split.train), count), np.int32)
-    for user, history in enumerate(split.test_histories):
-        seen = np.append(history, split.test[user])
+    drawn = np.empty((len(split.test), count), np.int32)
+    for user, (history, target) in enumerate(zip(split.test_histories, split.test, strict=True)):
+        seen = np.append(history, target)
         free = np.setdiff1d(np.arange(1, items + 1), seen)
         if len(free) < count:
             raise ValueError(

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import zipfile
@@ -9,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from models.item import Catalogue, Item
-from training.interactions import Interactions, leave_one_out
+from training.interactions import Interactions, by_time, leave_one_out
 from training.prepare import histories, prepare
 from training.ranking import sample_negatives
 from training.recipe import JobError, Run, read_config
@@ -125,6 +126,18 @@ def test_negatives_are_fixed_and_never_in_the_users_history() -> None:
     np.testing.assert_array_equal(drawn, sample_negatives(split, 15, seed=7))
     with pytest.raises(ValueError, match=r"evaluate\.negatives is 21"):
         sample_negatives(split, 21, seed=7)
+
+
+def test_negatives_are_drawn_for_those_who_are_tested_and_for_nobody_else() -> None:
+    # By the moment 9.9 the second user is not seen again; the third is the second who is tested.
+    plain = Interactions.of([[1, 2, 3], [4, 5, 1], [6, 7, 2]])
+    times = np.array([1, 2, 20, 3, 4, 5, 6, 7, 20], np.float64)
+    split = by_time(dataclasses.replace(plain, times=times), items=10)
+
+    drawn = sample_negatives(split, 7, seed=7)
+
+    assert drawn.shape == (2, 7)
+    assert set(drawn[1]) == set(range(1, 11)) - {6, 7, 2}
 
 
 def test_parquet_and_csv_items_hold_what_jsonl_holds(tmp_path: Path) -> None:
