@@ -24,6 +24,7 @@ def main() -> None:
     given = parser.parse_args()
     command = f"python -m benchmarks.quality --comparison {given.comparison}"
     command += "".join(f" --only {name}" for name in given.only) + f" --name {given.name}"
+    command += " --source DIR" if given.source else ""
 
     tables = compare(given.comparison, [], given.source, final=True, only=given.only)
     print(tables.read_text(), flush=True)
