@@ -65,6 +65,8 @@ def main() -> None:
     )
     unit = f"share of the first {K} of {len(found)} users, {len(catalogue)} items"
     command = f"python -m benchmarks.recall --config {given.config} --name {given.name}"
+    command += "".join(f" --set {change}" for change in given.set)
+    command += " --source DIR" if given.source else ""
     record({f"{given.name}.candidate_recall": (round(recall, 5), unit)}, command)
 
 
