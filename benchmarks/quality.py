@@ -44,7 +44,7 @@ def figures_of(results: dict[str, Any], name: str) -> dict[str, tuple[float, str
         found = rows[reference, model]
         for metric in ("hr10", "ndcg10"):
             values[f"{name}.{label}.{metric}"] = (found["full"]["overall"][metric]["mean"], unit)
-            for group in ("head", "tail"):
+            for group in found["full"].keys() - {"overall"}:
                 mean = found["full"][group][metric]["mean"]
                 values[f"{name}.{label}.{group}_{metric}"] = (mean, unit)
             for protocol, ending in (("sampled", "_100"), ("unfiltered", "_unfiltered")):
@@ -68,7 +68,9 @@ def figures_of(results: dict[str, Any], name: str) -> dict[str, tuple[float, str
             label = {"tf-idf": "llm_over_tfidf"}.get(variant, f"over.{variant}")
             gain = ratio((reference, "ours"), (variant, "ours"), "overall")
             values[f"{name}.{label}"] = (gain, f"ratio of NDCG@10, p {cell['p']:.2g}")
-    tail = ratio((reference, "ours"), (reference, "id-only"), "tail")
+    if "tail" in rows[reference, "ours"]["full"]:
+        tail = ratio((reference, "ours"), (reference, "id-only"), "tail")
+        values[f"{name}.tail_gain"] = (tail, "ratio of tail NDCG@10 to id-only's")
     for variant, found in results["cold"].items():
         label = f"{name}.cold" if variant == reference else f"{name}.cold.{variant}"
         targets = f"{unit}, {found['targets']['mean']:.0f} targets"
@@ -76,7 +78,6 @@ def figures_of(results: dict[str, Any], name: str) -> dict[str, tuple[float, str
             values[f"{label}.{metric}"] = (found[metric]["mean"], targets)
         told = f"{unit}, HR@10 of the others beside cold items / without"
         values[f"{label}.warm_kept"] = (found["warm_kept"]["mean"], told)
-    values[f"{name}.tail_gain"] = (tail, "ratio of tail NDCG@10 to id-only's")
     return values
 
 

@@ -36,10 +36,8 @@ def main() -> None:
     run = Run(read_config(given.config, given.set, given.source))
     catalogue, split = read_prepared(run)
     users = np.random.default_rng(0).permutation(len(split.test))[: given.users]
-    histories = [
-        [catalogue[row - 1].item_id for row in history]
-        for history in (split.test_histories[user] for user in users)
-    ]
+    known = split.test_histories
+    histories = [[catalogue[row - 1].item_id for row in known[user]] for user in users]
     bundle = Bundle.open(run.folder / "bundle")
     metrics = Metrics()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as searches:

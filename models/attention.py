@@ -17,8 +17,8 @@ class Dropout(nn.Module):
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        if not 0 <= probability < 1:
-            raise ValueError(f"dropout {probability} must be from 0 to below 1")
+        if not 0 <= probability <= 0.99:
+            raise ValueError(f"dropout {probability} must be from 0 to 0.99")
         self.dropped = round(probability * 256)  # of 256 values that a byte has
 
     def forward(self, values: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Two disjoint sets of items are drawn; the first chooses how new items are let in, the second
 tests, once. Their interactions are taken out of every history before the split, so that nothing
-fitted - SCFT texts, whitening, views, statistics, neighbours, negatives - sees them. They then
-stand in the catalogue as a served PUT leaves them: with the views that come from their words.
+fitted - SCFT texts, whitening, views, statistics, neighbours, negatives - sees them. Each set then
+enters the catalogue without the other, as a served PUT leaves it: with the views that come from
+words. So what is chosen with the first knows nothing of the second, not even its words.
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from training.interactions import Interactions, Rows
-from training.weights import Questions
+from training.interactions import Interactions, Questions, Rows
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class ColdItems:
         arrays = load_file(path)
         return cls(arrays["validation"], arrays["test"])
 
-    def mask(self, items: int) -> NDArray[np.bool_]:
-        """(n,) who is held out."""
+    def mask(self, items: int, *sets: Rows) -> NDArray[np.bool_]:
+        """(n,) who is held out; in these sets, if some are given."""
         held = np.zeros(items, bool)
-        held[np.concatenate([self.validation, self.test]) - 1] = True
+        held[np.concatenate(sets or (self.validation, self.test)) - 1] = True
         return held
 
     def questions(self, interactions: Interactions, asked: Rows) -> Questions:

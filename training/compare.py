@@ -11,7 +11,7 @@ results.md and results.svg (`final-…` for the test split).
 import json
 import logging
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,15 @@ from training.evaluate import evaluate
 from training.metrics import hit_rate, ndcg
 from training.prepare import prepare, read_prepared
 from training.rat import rat
-from training.recipe import JobError, Run, Step, cold_run, read_config, write_atomically
+from training.recipe import (
+    JobError,
+    Run,
+    Step,
+    cold_run,
+    digest,
+    read_config,
+    write_atomically,
+)
 from training.scft import scft
 
 log = logging.getLogger(__name__)
@@ -88,9 +96,19 @@ def variant_run(
         JobError: the variant's changes make no configuration.
     """
     place = folder_of(path) / name / f"seed-{seed}"
-    own = [f"{key}={json.dumps(value)}" for key, value in comparison.variants[name].items()]
-    given = [*changes, *own, f"rat.seed={seed}", f"folder={json.dumps(str(place))}"]
-    return Run(read_config(path.parent / comparison.config, given, source))
+    own = _flat(comparison.variants[name]) | {"rat.seed": seed, "folder": str(place)}
+    return Run(read_config(path.parent / comparison.config, changes, source, own))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables by section.key, however they were written."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def compare(
@@ -120,6 +138,7 @@ def compare(
     folder = folder_of(path)
     seeds: dict[str, list[Values]] = {name: [] for name in comparison.variants}
     groups: dict[str, NDArray[np.bool_]] = {}
+    asked = ""
     cold: dict[str, list[dict[str, float]]] = {}
     for seed in comparison.seeds:
         for name in comparison.variants:
@@ -128,7 +147,13 @@ def compare(
             with run.lock():
                 for step in STEPS:
                     step(run)
-                values, groups = _test(run, folder, name) if final else _validation(run)
+                values = _test(run, folder, name) if final else _validation(run)
+                groups, targets = _groups(run, final)
+            if targets != (asked := asked or targets):
+                raise JobError(
+                    f"{path}: {name} asks for other items, or of other users, than "
+                    f"{next(iter(seeds))}; only variants of the same data and split can be compared"
+                )
             seeds[name].append(values)
             if name in comparison.cold:
                 cold.setdefault(name, []).append(_cold(cold_run(run.config), folder, name, final))
@@ -141,15 +166,23 @@ def compare(
     return tables
 
 
-def _validation(run: Run) -> tuple[Values, dict[str, NDArray[np.bool_]]]:
-    """HR@10 and NDCG@10 of users' validation items, under weights that others chose."""
+def _validation(run: Run) -> Values:
+    """Ranks of users' validation items, under weights that others chose."""
     found = load_file(run.finished("rat").folder / "validation.safetensors")
+    return {"full": {"ours": found["ranks"]}}
+
+
+def _groups(run: Run, final: bool) -> tuple[dict[str, NDArray[np.bool_]], str]:
+    """Which users are in which group, and a digest of what is asked of whom."""
     _, split = read_prepared(run)
-    head = split.head()[split.validation]
-    return {"full": {"ours": found["ranks"]}}, _groups(head)
+    targets, users = (split.test, split.testing) if final else (split.validation, split.validating)
+    head = split.head()[targets]
+    groups = {"overall": np.ones(len(head), bool), "head": head, "tail": ~head}
+    told = digest([targets.tolist(), users.tolist(), head.tolist()])
+    return {name: members for name, members in groups.items() if members.any()}, told
 
 
-def _test(run: Run, folder: Path, name: str) -> tuple[Values, dict[str, NDArray[np.bool_]]]:
+def _test(run: Run, folder: Path, name: str) -> Values:
     """Ranks of users' test items."""
     step = _evaluated(run, folder, name)
     arrays = load_file(step.folder / "ranks.safetensors")
@@ -157,19 +190,17 @@ def _test(run: Run, folder: Path, name: str) -> tuple[Values, dict[str, NDArray[
     for key, ranks in arrays.items():
         protocol, model = key.split("/")
         values[protocol][model] = ranks
-    _, split = read_prepared(run)
-    return values, _groups(split.head()[split.test])
+    return values
 
 
 def _evaluated(run: Run, folder: Path, name: str) -> Step:
-    """The evaluation of a run; a first reading of the test is logged in test-reads.jsonl."""
-    done = (run.folder / "evaluate" / "done.json").exists()
-    step = evaluate(run)
-    if not done:
+    """The evaluation of a run; a reading of the test is logged in test-reads.jsonl before it."""
+    step = run.step("evaluate")
+    if not step.done:
         line = {"variant": name, "run": str(run.folder), "evaluate": step.key}
         with (folder / "test-reads.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
-    return step
+    return evaluate(run)
 
 
 def _cold(run: Run, folder: Path, name: str, final: bool) -> dict[str, float]:
@@ -188,6 +219,8 @@ def _cold(run: Run, folder: Path, name: str, final: bool) -> dict[str, float]:
     return {
         "targets": facts["targets"]["cold_test"],
         "hr10": facts["cold_test"]["hr"]["mean"],
+        "hr10_low": facts["cold_test"]["hr"]["low"],
+        "hr10_high": facts["cold_test"]["hr"]["high"],
         "ndcg10": facts["cold_test"]["ndcg"]["mean"],
         "warm_kept": facts["warm_kept"],
     }
@@ -199,10 +232,6 @@ def _cold_summary(cold: dict[str, list[dict[str, float]]]) -> dict[str, dict[str
         name: {metric: _mean(np.array([seed[metric] for seed in seeds])) for metric in seeds[0]}
         for name, seeds in cold.items()
     }
-
-
-def _groups(head: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
-    return {"overall": np.ones(len(head), bool), "head": head, "tail": ~head}
 
 
 def _summary(
@@ -239,7 +268,6 @@ def _summary(
                         for metric, measure in (("hr10", hit_rate), ("ndcg10", ndcg))
                     }
                     for group, members in groups.items()
-                    if members.any()
                 }
             rows.append(row)
     return {
@@ -271,7 +299,8 @@ def _mean(seeds: NDArray[np.float64]) -> dict[str, float]:
 def paired_p(difference: NDArray[np.float64], draws: int = DRAWS, seed: int = 0) -> float:
     """Two-sided p of a mean difference (U,) of 0, by bootstrap over users.
 
-    Twice the share of draws whose mean lies on the other side of 0, at least 1 / draws.
+    Twice the share of draws whose mean lies on the other side of 0, or at 0; the data itself
+    counts as one draw more (Davison and Hinkley, 1997, section 4.2), so that p is never 0.
     """
     if not difference.any():
         return 1.0
@@ -280,5 +309,5 @@ def paired_p(difference: NDArray[np.float64], draws: int = DRAWS, seed: int = 0)
     values, counts = np.unique(difference, return_counts=True)
     drawn = random.multinomial(len(difference), counts / len(difference), size=draws)
     means = drawn @ values
-    other = min((means <= 0).mean(), (means >= 0).mean())
-    return float(max(2 * other, 1 / draws))
+    other = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (other + 1) / (draws + 1))

@@ -35,13 +35,16 @@ def as_markdown(results: dict[str, Any]) -> str:
         lines = ["### cold items, full catalogue", "", head, "|---|" + "---|" * len(metrics)]
         for variant, found in results["cold"].items():
             cells = [_shown(found[metric]) for metric in metrics if metric != "targets"]
+            if "hr10_low" in found:
+                cells[0] += f" [{found['hr10_low']['mean']:.4f}, {found['hr10_high']['mean']:.4f}]"
             cells += [f"{found['targets']['mean']:.0f}"] if "targets" in found else []
             lines.append(f"| {variant} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
     told = (
         f"Mean ± deviation over seeds {', '.join(map(str, results['seeds']))}; in brackets the "
         f"difference to `{results['reference']}` (of an id-only model: to the sum of its own "
-        "variant) and its p, by paired bootstrap over users."
+        "variant) and its p, by paired bootstrap over users; in square brackets a 95 % interval "
+        "over users, mean of the seeds."
     )
     return "\n\n".join([told, *blocks]) + "\n"
 

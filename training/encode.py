@@ -75,6 +75,9 @@ def tf_idf(texts: list[str], fitted: NDArray[np.bool_]) -> NDArray[np.float32]:
 
     Args:
         fitted: (n,), the texts that vocabulary, frequencies and directions are taken from.
+
+    Raises:
+        JobError: they share fewer than two words.
     """
     words = TfidfVectorizer(
         ngram_range=(1, 2),
@@ -83,7 +86,14 @@ def tf_idf(texts: list[str], fitted: NDArray[np.bool_]) -> NDArray[np.float32]:
         token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - of words, no password
         dtype=np.float32,
     )
-    known = words.fit_transform([text for text, fits in zip(texts, fitted, strict=True) if fits])
+    try:
+        known = words.fit_transform(
+            [text for text, fits in zip(texts, fitted, strict=True) if fits]
+        )
+    except ValueError:
+        known = None
+    if known is None or min(known.shape) < 2:
+        raise JobError('encode.vectors="tf-idf": too few words stand in two items or more')
     svd = TruncatedSVD(min(TF_IDF_DIM, min(known.shape) - 1), random_state=0).fit(known)
     found: NDArray[np.float32] = svd.transform(words.transform(texts)).astype(np.float32)
     return found

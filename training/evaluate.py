@@ -100,17 +100,19 @@ def measure_cold(run: Run) -> dict[str, Any]:
     asked = held.questions(interactions, held.test)
     if not len(asked.targets):
         raise JobError("no user has a history before a cold test item; data.cold is too small")
-    before, banned = split.test_histories, held.mask(len(catalogue))
+    before, items = split.test_histories, len(catalogue)
+    others = held.mask(items, held.validation)  # the factors were chosen with them
     ranks = {
-        "cold_test": trained.ours.ranks(asked.histories, asked.targets),
-        "warm": trained.ours.ranks(before, split.test),
-        "warm_alone": trained.ours.ranks(before, split.test, banned=banned),
+        "cold_test": trained.ours.ranks(asked.histories, asked.targets, banned=others),
+        "warm": trained.ours.ranks(before, split.test, banned=others),
+        "warm_alone": trained.ours.ranks(before, split.test, banned=held.mask(items)),
     }
     figures: dict[str, Any] = {
         "k": spec.k,
         "protocol": f"cold: {len(held.test)} items to test and {len(held.validation)} to validate "
-        "out of everything fitted; the history before a user's first such item is the query; whole "
-        "catalogue without the history",
+        "out of everything fitted; the former are then added to the catalogue of all others; the "
+        "history before a user's first held-out item is the query; the whole of that catalogue "
+        "without the history",
         "cold_items": len(held.test),
         "partial_factors": trained.partial_factors,
         "weights": trained.weights,

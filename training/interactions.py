@@ -6,6 +6,7 @@ Shapes: U users, N interactions, n items; rows count from 1, row 0 is padding.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,13 @@ class Interactions:
         return cls(arrays["rows"], arrays["starts"], arrays["times"], users)
 
 
+class Questions(NamedTuple):
+    """Histories (U) and the item that follows each (U,)."""
+
+    histories: list[Rows]
+    targets: Rows
+
+
 @dataclass(frozen=True)
 class Split:
     """What trains, what validates and what tests; made by leave_one_out or by_time.
@@ -109,6 +117,11 @@ class Split:
     def validation_histories(self) -> list[Rows]:
         """Of each validating user, what is known before the validation item."""
         return [self.train[user] for user in self.validating]
+
+    def validation_questions(self, chosen: NDArray[np.int64]) -> Questions:
+        """Some of the validation items, by their places in `validation`."""
+        histories = [self.train[user] for user in self.validating[chosen]]
+        return Questions(histories, self.validation[chosen])
 
     @property
     def test_histories(self) -> list[Rows]:
@@ -162,10 +175,16 @@ def by_time(
         validation_users: how many validate, drawn by the seed; None: all.
 
     Raises:
-        ValueError: an interaction has no time, or nobody has interactions before and after.
+        ValueError: an interaction has no time, times are but places in each history, or nobody
+            has interactions before and after.
     """
     if not np.isfinite(interactions.times).all():
         raise ValueError("a split by time needs the time of every interaction")
+    places = np.arange(len(interactions.times)) - np.repeat(
+        interactions.starts[:-1], np.diff(interactions.starts)
+    )
+    if np.array_equal(interactions.times - interactions.times.min(initial=0), places):
+        raise ValueError("the timestamps only count each user's interactions; they are no times")
     moment = np.quantile(interactions.times, TIME_SHARE)
     early = interactions.times < moment
     before: list[Rows] = []

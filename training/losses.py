@@ -58,9 +58,9 @@ def gbce(positive: Tensor, negative: Tensor, items: int, calibration: float = 0.
     Args:
         positive: (P, 1) logits of the next items.
         negative: (P, N) logits; those that are -inf are left out.
-        items: that negatives were drawn from.
+        items: that negatives were drawn from; with no more of them than negatives b is 1.
     """
-    rate = negative.shape[1] / max(items - 1, 1)
+    rate = min(1.0, negative.shape[1] / max(items - 1, 1))
     power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
     right = power * functional.logsigmoid(positive).sum(dim=1)
     wrong = functional.logsigmoid(-negative).masked_fill(torch.isinf(negative), 0.0).sum(dim=1)

@@ -53,11 +53,25 @@ class Ranker:
 
     def scores(self, histories: Sequence[Rows]) -> Floats:
         """Scores (B, n) of the whole catalogue."""
+        return self._scored(*self._asked(histories))
+
+    def _asked(self, histories: Sequence[Rows]) -> tuple[dict[str, Floats], Floats]:
+        """By view, the queries (B, W) of histories; and what follows them (B, n)."""
         queries = self.scorer.queries(states_of(self.views, histories))
-        tables = {view.name: view.items for view in self.views}
-        present = {view.name: view.present for view in self.views}
-        following = self.neighbours.table(histories) if self.neighbours else None
-        return self.scorer.score(queries, tables, present, following)
+        if self.neighbours:
+            return queries, self.neighbours.table(histories)
+        return queries, np.zeros((len(histories), 1), np.float32)
+
+    def _scored(
+        self, queries: Mapping[str, Floats], following: Floats, rows: Rows | None = None
+    ) -> Floats:
+        """Scores (B, n) of the catalogue, or (B, m) of some of its rows (m,)."""
+        places = slice(None) if rows is None else rows - 1
+        tables = {view.name: view.items[places] for view in self.views}
+        present = {view.name: view.present[places] for view in self.views}
+        if not self.neighbours:
+            return self.scorer.score(queries, tables, present)
+        return self.scorer.score(queries, tables, present, following[:, places])
 
     def ranks(
         self,
@@ -94,30 +108,21 @@ class Ranker:
         for start in range(0, len(targets), CHUNK):
             users = slice(start, start + CHUNK)
             asked, columns = histories[users], targets[users] - 1
-            scores = self.scores(asked)
+            queries, following = self._asked(asked)
+            scores = self._scored(queries, following)
             excluded = excluded_of(asked, scores.shape[1])
             found["full"][users] = ranks(scores, columns, excluded)
             few = np.concatenate([columns[:, None], negatives[users] - 1], axis=1)
             drawn = np.take_along_axis(scores, few, axis=1)
             first, nothing = np.zeros(len(few), np.int64), np.zeros(few.shape, bool)
             found["sampled"][users] = ranks(drawn, first, nothing)
-            own = self._own_content(asked)
-            for place, history in enumerate(asked):
-                scores[place, history - 1] -= own[place]
+            if "content" in queries:
+                queries["content"] = np.zeros_like(queries["content"])
+                for place, history in enumerate(asked):
+                    own = {name: query[[place]] for name, query in queries.items()}
+                    scores[place, history - 1] = self._scored(own, following[[place]], history)[0]
             found["unfiltered"][users] = ranks(scores, columns, np.zeros_like(excluded))
         return found
-
-    def _own_content(self, histories: Sequence[Rows]) -> list[Floats]:
-        """What the content view gives to each history's own items (L,); 0 without such a view."""
-        shown = [view for view in self.views if view.name == "content"]
-        if not shown:
-            return [np.zeros(len(history), np.float32) for history in histories]
-        mean = self.scorer.statistics["content"].mean
-        query = self.scorer.queries(states_of(shown, histories))["content"]
-        return [
-            (shown[0].items[history - 1] - mean) @ query[place]
-            for place, history in enumerate(histories)
-        ]
 
 
 def states_of(views: Sequence[TrainedView], histories: Sequence[Rows]) -> dict[str, Floats]:

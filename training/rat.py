@@ -45,12 +45,12 @@ from training.recipe import (
 )
 from training.views import Align, HybridTable, IdTable, Table, TextTable, read_view, train_view
 from training.weights import (
-    Questions,
     choose_partial_factors,
     choose_weights,
     partial_factors_by_hiding,
 )
 
+OTHER = 1000  # seeds of id2 lie that far from those of id, so that seeds of a run share none
 ALIGNED_ITEMS = 256  # of a batch; all of them would cost more than the rest of the step
 
 
@@ -120,9 +120,15 @@ def rat(run: Run) -> Step:
     cold = read_cold(run)
     if cold:
         held, interactions = cold
-        known = Questions(split.validation_histories, split.validation)
-        new = held.questions(interactions, held.validation)
-        factors, routed = choose_partial_factors(summed, follow, chosen.weights, known, new)
+        known = np.flatnonzero(split.counts[split.validation] > 0)
+        factors, routed = choose_partial_factors(
+            summed,
+            follow,
+            chosen.weights,
+            split.validation_questions(known),
+            held.questions(interactions, held.validation),
+            banned=held.mask(len(catalogue), held.test),
+        )
     else:
         factors, routed = partial_factors_by_hiding(
             summed, follow, chosen.weights, split, config.seed
@@ -152,7 +158,7 @@ def _train(
     spec = sequence_spec(config, name)
     trained = split.counts[1:] > 0
     items = len(trained)
-    seed = config.seed + (name == "id2")
+    seed = config.seed + OTHER * (name == "id2")
     kind = "id" if name == "id2" else name
     made = {"view": kind, "split": told["split"], "seed": seed, "sequence": spec.model_dump()}
     table: Table
@@ -165,10 +171,13 @@ def _train(
         table = TextTable(new_projection(config, llm_vectors, trained), llm_vectors)
         if kind == "hybrid":
             made |= {"hybrid": config.hybrid.model_dump()}
-            table = HybridTable(table, items, config.hybrid.dropout)
+            table = HybridTable(table, items, config.hybrid.dropout, unit=spec.temperature > 0)
             table.text.projection.unit = False
         elif config.text.alignment:
-            made |= {"alignment": [config.text.alignment, config.text.alignment_temperature]}
+            made |= {
+                "alignment": [config.text.alignment, config.text.alignment_temperature],
+                "aligned with": sequence_spec(config, "id").model_dump(),
+            }
             align = _alignment(step, config, split)
     with run.shared("views", **made) as shared:
         if not shared.done:
@@ -195,10 +204,13 @@ def _alignment(step: Step, config: RAT, split: Split) -> Align:
 def trained_views(config: RunConfig) -> list[str]:
     """The views that are trained: those in the sum, and `id`, which they are compared with.
 
-    Cold items are asked of the sum alone: an id-only model cannot rank them.
+    Cold items are asked of the sum alone: an id-only model cannot rank them. But it may be what
+    the text view is aligned with.
     """
     summed: list[str] = [part for part in config.rat.parts if part not in {"content", "neighbours"}]
-    return summed if config.data.cold else list(dict.fromkeys(["id", *summed]))
+    aligned = config.rat.text.alignment and "text" in summed
+    compared = not config.data.cold
+    return list(dict.fromkeys([*(["id"] if aligned or compared else []), *summed]))
 
 
 def sequence_spec(config: RAT, view: str) -> SequenceSpec:

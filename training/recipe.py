@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -212,7 +212,7 @@ class RAT(_Section):
     parts: tuple[Part, ...] = Field(
         ("text", "hybrid", "content", "neighbours"),
         min_length=1,
-        description="what is summed, of id, id2 (id of the next seed), text, hybrid, content, "
+        description="what is summed, of id, id2 (id of another seed), text, hybrid, content, "
         "neighbours",
     )
     sequence: SequenceSpec = SequenceSpec()
@@ -220,6 +220,14 @@ class RAT(_Section):
     hybrid: HybridView = HybridView()
     content: ContentView = ContentView()
     neighbours: NeighboursSpec = NeighboursSpec()
+
+    @model_validator(mode="after")
+    def _parts_can_be_summed(self) -> "RAT":
+        if len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts {list(self.parts)} names one twice")
+        if set(self.parts) == {"neighbours"}:
+            raise ValueError("parts: neighbours alone rank nothing new; add a view")
+        return self
 
 
 class Evaluate(_Section):
@@ -253,11 +261,17 @@ class RunConfig(_Section):
     export: Export = Export()
 
 
-def read_config(path: Path, changes: Sequence[str], source: str | None = None) -> RunConfig:
+def read_config(
+    path: Path,
+    changes: Sequence[str],
+    source: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> RunConfig:
     """The configuration in a TOML file, with `section.key=value` changes, in TOML too, on top.
 
     Args:
         source: takes the place of data.path.
+        values: further changes, by section.key, that are not text.
 
     Raises:
         JobError: no such file, no TOML, or a field that is unknown or has a wrong value.
@@ -272,16 +286,13 @@ def read_config(path: Path, changes: Sequence[str], source: str | None = None) -
         name, found, text = change.partition("=")
         if not found or not name.strip():
             raise JobError(f"--set {change}: write it as section.key=value")
-        *sections, key = name.strip().split(".")
-        place = fields
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise JobError(f"--set {change}: {section} is no section")
         try:
-            place[key] = tomllib.loads(f"value = {text}")["value"]
+            value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            place[key] = text  # a bare word is a string
+            value = text  # a bare word is a string
+        _put(fields, name.strip(), value)
+    for name, value in (values or {}).items():
+        _put(fields, name, value)
     if source is not None:
         fields.setdefault("data", {})["path"] = source
     try:
@@ -292,6 +303,16 @@ def read_config(path: Path, changes: Sequence[str], source: str | None = None) -
         reason = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in {"missing", "value_error"} else f" (got {first['input']!r})"
         raise JobError(f"{path}: {field}: {reason}{given}") from None
+
+
+def _put(fields: dict[str, Any], name: str, value: object) -> None:
+    *sections, key = name.split(".")
+    place = fields
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise JobError(f"{name}={value}: {section} is no section")
+    place[key] = value
 
 
 def digest(facts: object) -> str:

@@ -81,10 +81,12 @@ class HybridTable(nn.Module):
         text: gives the projection.
         items: size of the catalogue (n).
         dropout: how often a training item is read by its words alone.
+        unit: whether the sum is brought to length 1, for cosines.
     """
 
-    def __init__(self, text: TextTable, items: int, dropout: float) -> None:
+    def __init__(self, text: TextTable, items: int, dropout: float, unit: bool) -> None:
         super().__init__()
+        self.unit = unit
         self.text = text
         self.learnt = nn.Embedding(items + 1, text.projection.dim)
         self.dropout = dropout
@@ -100,7 +102,7 @@ class HybridTable(nn.Module):
         if self.training and self.dropout:
             learnt = learnt * (torch.rand(len(rows), 1, device=rows.device) >= self.dropout)
         vectors: Tensor = self.text(rows) * PROJECTED + learnt
-        return vectors
+        return functional.normalize(vectors, dim=-1) if self.unit else vectors
 
 
 Table = IdTable | TextTable | HybridTable

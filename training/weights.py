@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from models.bundle import TrainedView
 from models.neighbours import Neighbours
 from models.scorer import Floats
-from training.interactions import Rows, Split
+from training.interactions import Questions, Rows, Split
 from training.metrics import ndcg
 from training.ranking import CHUNK, Ranker, excluded_of
 
@@ -60,7 +59,7 @@ class Shortlist:
         targets: Rows,
         banned: NDArray[np.bool_] | None = None,
     ) -> "Shortlist":
-        """The shortlist of one target (U,) after each history.
+        """The shortlist of one target (U,), at least one, after each history.
 
         Args:
             banned: (n,), items that are no candidates at all.
@@ -186,7 +185,7 @@ class Chosen:
 
     Attributes:
         weights: those of parts that are not missed are left out.
-        held_out: (V,) ranks of the validation items in the full catalogue, under weights that
+        held_out: (V,) ranks of the validation items among all training items, under weights that
             other users chose.
         figures: NDCG@10, overall and of the tail, of `held_out` and of each part alone.
     """
@@ -233,7 +232,8 @@ def choose_weights(
             chosen = choose(np.flatnonzero(~measured)) if (~measured).any() else weights
             ranker = Ranker.of(views, chosen, neighbours=neighbours)
             asked = np.flatnonzero(measured)
-            held_out[asked] = ranker.ranks([histories[user] for user in asked], targets[asked])
+            questions = split.validation_questions(asked)
+            held_out[asked] = ranker.ranks(*questions, banned=untrained)
     figures = {}
     for name, values in [
         ("held_out", ndcg(held_out, K)),
@@ -267,14 +267,7 @@ def climb(
                 continue
             if (reached := goal(without)) >= best:
                 weights, best, moved = without, reached, True
-    return {name: round(weight, 4) for name, weight in weights.items()}
-
-
-class Questions(NamedTuple):
-    """Histories (U) and the item that follows each (U,)."""
-
-    histories: list[Rows]
-    targets: Rows
+    return {name: float(f"{weight:.4g}") for name, weight in weights.items()}
 
 
 def choose_partial_factors(
@@ -283,6 +276,7 @@ def choose_partial_factors(
     weights: Mapping[str, float],
     known: Questions,
     new: Questions,
+    banned: NDArray[np.bool_] | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The factors, by view, of items that lack a view, as new items lack those that are tables.
 
@@ -292,6 +286,7 @@ def choose_partial_factors(
     Args:
         known: questions about items that have all views.
         new: questions about new items.
+        banned: (n,), items that are no candidates at all.
 
     Returns:
         The factors, and what known and new targets reach with them.
@@ -299,9 +294,11 @@ def choose_partial_factors(
     shown = [view for view in views if view.name in weights]
     open_views = [view.name for view in shown if view.source != "table"]
     whole = sum(weights[view.name] for view in shown)
-    asked = Shortlist.of(shown, neighbours, *known)
+    if not len(known.targets):  # nobody has anything to lose, and nobody to say how much it is
+        return dict.fromkeys(open_views, 1.0), {"known_kept": 1.0, "new_ndcg10": 0.0}
+    asked = Shortlist.of(shown, neighbours, *known, banned)
     alone = asked.ranks(weights, np.arange(len(known.targets)), without_new=True)
-    wanted = Shortlist.of(shown, neighbours, *new) if len(new.targets) else None
+    wanted = Shortlist.of(shown, neighbours, *new, banned) if len(new.targets) else None
 
     def factors_of(mix: Sequence[float], share: float) -> dict[str, float]:
         return {
@@ -363,12 +360,8 @@ def partial_factors_by_hiding(
     """choose_partial_factors with a tenth of the items, drawn at random, hidden as if new."""
     random = np.random.default_rng([seed, 3])
     new_items = random.random(len(split.counts) - 1) < 0.1
+    new_items |= split.counts[1:] == 0  # they lack a view, hidden or not
     views, neighbours = as_new(views, neighbours, new_items)
     new = new_items[split.validation - 1]
-
-    def ask(chosen: NDArray[np.int64]) -> Questions:
-        users = split.validating[chosen]
-        return Questions([split.train[user] for user in users], split.validation[chosen])
-
-    known, unknown = ask(np.flatnonzero(~new)), ask(np.flatnonzero(new))
+    known, unknown = (split.validation_questions(np.flatnonzero(each)) for each in (~new, new))
     return choose_partial_factors(views, neighbours, weights, known, unknown)

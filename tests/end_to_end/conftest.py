@@ -25,7 +25,8 @@ def write_data(folder: Path, predictable: bool) -> Path:
                 history = (random.integers(ITEMS) + np.arange(LENGTH)) % ITEMS
             else:
                 history = random.permutation(ITEMS)[:LENGTH]
-            lines.writelines(f"u{user},i/{item},{step}\n" for step, item in enumerate(history))
+            times = 1000 * np.arange(LENGTH) + user % 7
+            lines.writelines(f"u{user},i/{i},{t}\n" for t, i in zip(times, history, strict=True))
     return folder
 
 

@@ -130,56 +130,62 @@ def test_a_split_by_time_asks_for_what_came_after_one_moment(
     assert "ask for one after the other" in capsys.readouterr().err
 
 
+def cold_rows(run: Path, *sets: str) -> np.ndarray:
+    cold = load_file(run / "prepare" / "cold.safetensors")
+    return np.concatenate([cold[name] for name in sets])
+
+
+def plant(data: Path, items: set[str]) -> None:
+    """Some items say something else, of the same length, so that batches stay the same to the bit;
+    and everybody used them, after all else."""
+    lines = [json.loads(line) for line in (data / "items.jsonl").read_text().splitlines()]
+    for item in lines:
+        if item["item_id"] in items:
+            item["attributes"] = {"title": "zz", "kind": "z"}
+    (data / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lines))
+    with (data / "interactions.csv").open("a") as rows:
+        for user in range(USERS):
+            rows.writelines(f"u{user},{item},99999\n" for item in sorted(items))
+
+
 def test_what_is_said_and_done_with_cold_items_reaches_nothing_that_is_fitted(
     tmp_path: Path, tiny_llm: Path
 ) -> None:
-    fitted = []
-    held: set[str] = set()
-    for name in ("plain", "planted"):
+    runs: dict[str, Path] = {}
+    for name, sets in (
+        ("plain", []),
+        ("both planted", ["validation", "test"]),
+        ("test planted", ["test"]),
+    ):
         folder = tmp_path / name
         data = write_data(folder / "data", predictable=True)
         config = write_config(folder, data, tiny_llm)
-        command = ["--config", str(config), "--set", "data.cold=0.1"]
-        if name == "planted":
-            # The same items are drawn. They now say something else, of the same length, so that
-            # batches stay the same to the bit; and everybody used them.
-            lines = [json.loads(line) for line in (data / "items.jsonl").read_text().splitlines()]
-            for item in lines:
-                if item["item_id"] in held:
-                    item["attributes"] = {"title": "zz", "kind": "z"}
-            (data / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lines))
-            with (data / "interactions.csv").open("a") as rows:
-                for user in range(USERS):
-                    rows.writelines(f"u{user},{item},2\n" for item in sorted(held))
+        if sets:  # the same items are drawn as before
+            prepared = (runs["plain"] / "prepare" / "items.jsonl").read_text().splitlines()
+            rows = cold_rows(runs["plain"], *sets)
+            plant(data, {json.loads(prepared[row - 1])["item_id"] for row in rows})
         for step in ("prepare", "scft", "encode", "rat"):
-            assert main([step, *command]) == 0
-        run = folder / "run"
-        cold = load_file(run / "prepare" / "cold.safetensors")
-        prepared = (run / "prepare" / "items.jsonl").read_text().splitlines()
-        ids = [json.loads(line)["item_id"] for line in prepared]
-        rows_held = np.concatenate([cold["validation"], cold["test"]])
-        held = {ids[row - 1] for row in rows_held}
-        fitted.append(
-            {
-                path.relative_to(run): load_file(path)
-                for path in sorted(run.rglob("*.safetensors"))
-                if path.name
-                in {
-                    "adapter_model.safetensors",  # SCFT's texts
-                    "projection.safetensors",  # whitening, and RAT's layers
-                    "model.safetensors",
-                    "neighbours.safetensors",
-                }
-            }
-        )
+            assert main([step, "--config", str(config), "--set", "data.cold=0.1"]) == 0
+        run = runs[name] = folder / "run"
         views = load_file(run / "rat" / "hybrid" / "view.safetensors")
-        assert not views["present"][rows_held - 1].any()
+        assert not views["present"][cold_rows(run, "validation", "test") - 1].any()
 
-    assert len(fitted[0]) == 5  # adapter, two models, projection, neighbours
-    assert fitted[0].keys() == fitted[1].keys()
-    for path, tensors in fitted[0].items():
-        for name, tensor in tensors.items():
-            np.testing.assert_array_equal(tensor, fitted[1][path][name], err_msg=f"{path} {name}")
+    fitted = [
+        "scft/adapter/adapter_model.safetensors",  # SCFT's texts
+        "rat/text/projection.safetensors",  # whitening, and RAT's layers
+        "rat/text/model.safetensors",
+        "rat/hybrid/model.safetensors",
+        "rat/neighbours.safetensors",
+    ]
+    for name in ("both planted", "test planted"):
+        for path in fitted:
+            for tensor, values in load_file(runs["plain"] / path).items():
+                planted = load_file(runs[name] / path)[tensor]
+                np.testing.assert_array_equal(values, planted, err_msg=f"{name} {path} {tensor}")
+    # Weights, factors, and all figures that they were chosen by.
+    chosen = [json.loads((runs[n] / "rat" / "done.json").read_text()) for n in runs]
+    assert chosen[2] == chosen[0]
+    assert chosen[1]["weights"] == chosen[0]["weights"]
 
 
 def test_a_comparison_reads_the_test_split_when_it_is_told_to_and_once(
@@ -223,6 +229,37 @@ cold = ["ours"]
     ]
     assert list(results["rows"][0]["protocols"]) == ["full", "unfiltered", "sampled"]
     assert results["cold"]["ours"]["targets"]["mean"] > 0
+    assert results["cold"]["ours"]["hr10_low"]["mean"] <= results["cold"]["ours"]["hr10"]["mean"]
     reads = (folder / "test-reads.jsonl").read_text().splitlines()
     assert len(reads) == 3 * 2 + 2  # 3 variants of 2 seeds, and the cold items of one of them
     assert "<svg" in (folder / "final-results.svg").read_text()
+
+    # Another recipe in the same folders reads the test again, and that is written down too.
+    assert main([*command, "--final", "--set", "rat.content.latest=3"]) == 0
+    assert len((folder / "test-reads.jsonl").read_text().splitlines()) == 2 * len(reads)
+
+
+def test_variants_that_are_not_tested_on_the_same_items_cannot_be_compared(
+    tmp_path: Path,
+    tiny_llm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    (tmp_path / "unlike.toml").write_text(
+        """
+config = "run.toml"
+seeds = [1]
+reference = "ours"
+[variants.ours]
+scft.steps = 0
+[variants.fewer]
+scft.steps = 0
+data.validation_users = 20
+"""
+    )
+    command = ["compare", "--config", "unlike.toml", "--set", "rat.sequence.max_epochs=1"]
+
+    assert main(command) == 1
+    assert "fewer asks for other items, or of other users, than ours" in capsys.readouterr().err

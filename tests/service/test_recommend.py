@@ -93,17 +93,24 @@ def test_what_followed_the_latest_item_in_training_is_lifted(
 
 
 def test_candidates_of_a_large_catalogue_give_the_same_ranking(
-    serve: Serve, bundle: Bundle
+    serve: Serve, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As if 72 items were many: of each view the best 24 are candidates, no more.
+    monkeypatch.setattr("service.recommender.CANDIDATES", 24)
+    monkeypatch.setattr("service.recommender.CANDIDATES_PER_K", 1)
     client = serve()
     new = [Item(item_id=f"n{n}", attributes={"title": f"New {n}"}) for n in range(60)]
     client.embed(*(item.model_dump() for item in new), index=True)
     recommender: Recommender = client.parts.recommender
-    recommender._score_all = 0  # as if 72 items were many
+    recommender._score_all = 0
 
-    found = client.recommended(HISTORY, k=20)
+    found = client.recommended(HISTORY, k=5)
 
-    agree(found, exhaustive(bundle, HISTORY, new)[:20])
+    agree(found, exhaustive(bundle, HISTORY, new)[:5])
+    monkeypatch.setattr("service.recommender.CANDIDATES", 1)
+    assert len(client.recommended(HISTORY, k=500)) == 68  # never fewer than k, where there are k
+    monkeypatch.setattr("service.recommender.CANDIDATES_PER_K", 0)
+    assert 1 <= len(client.recommended(HISTORY, k=500)) < 68  # candidates alone are ranked
 
 
 def test_excluded_items_are_left_out_and_k_still_come(shared: Client) -> None:

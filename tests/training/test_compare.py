@@ -47,7 +47,7 @@ RESULTS = {
 
 
 def test_a_difference_that_every_user_shows_is_beyond_chance() -> None:
-    assert paired_p(np.full(50, 0.1)) == pytest.approx(1 / 5000)
+    assert paired_p(np.full(50, 0.1)) == pytest.approx(2 / 5001)
 
 
 def test_no_difference_has_a_p_of_one() -> None:
@@ -61,6 +61,10 @@ def test_a_difference_by_chance_has_a_p_near_the_sign_tests() -> None:
     assert 0.02 < paired_p(difference) < 0.07
 
 
+def test_a_difference_that_most_users_do_not_show_has_a_p_of_at_most_one() -> None:
+    assert paired_p(np.array([1.0, -1.0] + [0.0] * 998)) == 1.0
+
+
 def test_a_table_shows_means_with_deviations_and_differences() -> None:
     table = as_markdown(RESULTS)
 
@@ -72,6 +76,8 @@ def test_cold_items_have_a_table_of_their_own() -> None:
     found = {
         "targets": cell(650),
         "hr10": cell(0.04),
+        "hr10_low": cell(0.03),
+        "hr10_high": cell(0.05),
         "ndcg10": cell(0.02),
         "warm_kept": cell(0.99),
     }
@@ -79,7 +85,8 @@ def test_cold_items_have_a_table_of_their_own() -> None:
     table = as_markdown({**RESULTS, "cold": {"ours": found}})
 
     assert "| variant | HR@10 | NDCG@10 | HR@10 that the others keep | targets |" in table
-    assert "| ours | 0.0400 ± 0.0010 | 0.0200 ± 0.0010 | 0.9900 ± 0.0010 | 650 |" in table
+    hit_rate = "0.0400 ± 0.0010 [0.0300, 0.0500]"
+    assert f"| ours | {hit_rate} | 0.0200 ± 0.0010 | 0.9900 ± 0.0010 | 650 |" in table
 
 
 def test_the_picture_draws_bars_in_proportion_and_escapes_names() -> None:

@@ -91,6 +91,11 @@ def test_in_a_split_by_time_the_last_item_before_the_moment_validates() -> None:
     assert [history.tolist() for history in split.test_histories] == [[1, 2]]
 
 
+def test_places_in_each_history_are_no_times() -> None:
+    with pytest.raises(ValueError, match="only count each user's interactions"):
+        by_time(timed([(1, 0), (2, 1), (3, 2)], [(2, 0), (1, 1)]), items=3)
+
+
 def test_a_split_by_time_needs_times_and_somebody_on_both_sides() -> None:
     with pytest.raises(ValueError, match="needs the time of every interaction"):
         by_time(Interactions.of([[1, 2, 3]]), items=3)

@@ -55,6 +55,14 @@ def test_gbce_by_hand() -> None:
     assert float(loss) == pytest.approx(-sum(terms) / 3)
 
 
+def test_gbce_with_more_negatives_than_items_is_binary_cross_entropy() -> None:
+    many = torch.zeros(1, 8)
+
+    found = gbce(torch.tensor([[1.0]]), many, items=5)
+
+    assert float(found) == pytest.approx(float(gbce(torch.tensor([[1.0]]), many, 5, 0.0)))
+
+
 def test_bce_is_binary_cross_entropy_with_one_negative() -> None:
     state = torch.tensor([[1.0, 0.0]])
     positive = torch.tensor([[2.0, 0.0]])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 
 from models.bundle import TrainedView
@@ -45,6 +47,19 @@ def test_banned_items_are_no_candidates() -> None:
     banned = np.array([False, False, False, True, False])
 
     assert line().ranks(history, target, banned=banned).tolist() == [1.0]
+
+
+def test_own_words_of_an_item_that_lacks_a_view_count_nothing_either() -> None:
+    # As above, with items 4 and 5 lacking a table: their words then count twice.
+    shown = line("content").views[0]
+    lacking = np.array([True, True, True, False, False])
+    table = dataclasses.replace(shown, name="id", source="table", present=lacking)
+    ranker = Ranker.of([shown, table], {"content": 1.0, "id": 1e-6}, {"content": 2.0})
+    history, target = [np.array([3, 5], np.int32)], np.array([5], np.int32)
+
+    found = ranker.ranks_by_protocol(history, target, np.array([[1]], np.int32))
+
+    assert found["unfiltered"].tolist() == [3.0]  # behind 4, and 3 by its table
 
 
 def test_a_history_items_own_words_count_nothing_when_it_may_come_back() -> None:

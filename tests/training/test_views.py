@@ -103,11 +103,21 @@ def test_an_item_that_training_never_met_has_no_id_vector(tmp_path: Path) -> Non
     assert view.present.tolist() == [True, True, True, True, True, False, False]
 
 
+def test_hybrid_vectors_for_cosines_have_length_one() -> None:
+    projection = Projection(6, (4, 3), unit=False)
+    projection.fit(np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32))
+    text = TextTable(projection, np.ones((5, 6), np.float32))
+
+    vectors = HybridTable(text, 5, 0.0, unit=True)(torch.arange(1, 6))
+
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+
+
 def test_a_hybrid_vector_is_the_projection_and_what_is_learnt_on_top() -> None:
     torch.manual_seed(0)
     vectors = torch.randn(5, 6).numpy()
     text = TextTable(Projection(6, (6, 4), "centre", unit=False), vectors)
-    hybrid = HybridTable(text, 5, dropout=0.5).eval()
+    hybrid = HybridTable(text, 5, dropout=0.5, unit=False).eval()
     rows = torch.tensor([2, 5])
 
     torch.testing.assert_close(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,10 @@ import torch
 from models.bundle import TrainedView
 from models.neighbours import Neighbours
 from models.sequence import build
-from training.interactions import Interactions, leave_one_out
+from training.interactions import Interactions, Questions, leave_one_out
 from training.metrics import hit_rate, ndcg
 from training.ranking import Ranker
 from training.weights import (
-    Questions,
     Shortlist,
     as_new,
     choose_partial_factors,
@@ -157,6 +158,37 @@ def test_the_factor_lets_new_items_in_as_far_as_known_ones_allow() -> None:
     kept = hit_rate(chosen.ranks(*ask(~unknown)), 10).mean() / hit_rate(alone, 10).mean()
     assert figures["known_kept"] == pytest.approx(kept)
     assert kept >= 0.98
+
+
+def test_items_that_are_no_candidates_have_no_say_in_the_factors() -> None:
+    # Every fifth item is new; two of them, had they a say, would be ahead of everybody.
+    new, loud = np.arange(ITEMS) % 5 == 0, np.isin(np.arange(ITEMS), [0, 20])
+    both = [view("hybrid", circle(), "table"), view("content", circle())]
+    views, follow = as_new(
+        [dataclasses.replace(each, trained=~new) for each in both], nobody(), new
+    )
+    after = np.arange(1, ITEMS + 1, dtype=np.int32) % ITEMS + 1
+
+    def ask(which: np.ndarray) -> Questions:
+        users = np.flatnonzero(which & ~loud & ~loud[after - 1])
+        return Questions([np.array([user + 1], np.int32) for user in users], after[users])
+
+    weights = {"hybrid": 0.5, "content": 0.5}
+    asked = (views, follow, weights, ask(~new[after - 1]), ask(new[after - 1]))
+    quiet = choose_partial_factors(*asked, loud)
+    views[1].items[loud] *= 9
+
+    assert choose_partial_factors(*asked, loud) == quiet
+    assert choose_partial_factors(*asked) != quiet
+
+
+def test_where_nobody_asks_for_a_known_item_factors_are_one() -> None:
+    none = Questions([], np.zeros(0, np.int32))
+    views = [view("hybrid", circle(), "table"), view("content", circle())]
+
+    factors, _ = choose_partial_factors(views, None, {"hybrid": 1.0, "content": 1.0}, none, none)
+
+    assert factors == {"content": 1.0}
 
 
 def test_a_hit_is_kept_while_no_new_item_pushes_its_place_out_of_the_first_ten() -> None:

@@ -12,7 +12,7 @@ from models.item import Item
 from training.recipe import JobError
 from training.sources import Events, Source, item_of
 from training.sources.reading import read_rows
-from training.sources.values import time_of
+from training.sources.values import field_of, time_of
 
 # u.item has a 0/1 column per genre, in this order, after five other columns.
 GENRES_100K = [
@@ -87,13 +87,10 @@ def load(folder: Path) -> Source:
 def _events(rows: Iterator[tuple[str, dict[str, str]]], user: str, item: str, time: str) -> Events:
     events = Events([], [], [], [])
     for where, row in rows:
-        missing = {user, item, time} - row.keys()
-        if missing:
-            raise JobError(f"{where}: there is no column {sorted(missing)[0]}")
-        events.users.append(row[user])
-        events.items.append(row[item])
+        events.users.append(field_of(row, user, where))
+        events.items.append(field_of(row, item, where))
         assert events.times is not None  # noqa: S101 - made two lines above
-        events.times.append(time_of(row[time], where, time))
+        events.times.append(time_of(field_of(row, time, where), where, time))
         events.where.append(where)
     return events
 
@@ -110,9 +107,9 @@ def _film(where: str, item_id: str, title: str, genres: list[str], year: str = "
 
 def _recbole(folder: Path) -> Iterator[Item]:
     for where, row in read_rows(folder / "ml-100k.item", "\t"):
-        genres = row["class:token_seq"].split()
-        title, year = row["movie_title:token_seq"], row["release_year:token"]
-        yield _film(where, row["item_id:token"], title, genres, year)
+        names = ("item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq")
+        item_id, title, year, genres = (field_of(row, name, where) for name in names)
+        yield _film(where, item_id, title, genres.split(), year)
 
 
 def _hundred_k(folder: Path) -> Iterator[Item]:
@@ -130,5 +127,7 @@ def _one_m(folder: Path) -> Iterator[Item]:
 
 def _latest(folder: Path) -> Iterator[Item]:
     for where, row in read_rows(folder / "movies.csv", ","):
-        genres = [g for g in row["genres"].split("|") if g != "(no genres listed)"]
-        yield _film(where, row["movieId"], row["title"], genres)
+        names = ("movieId", "title", "genres")
+        item_id, title, genres = (field_of(row, name, where) for name in names)
+        told = [genre for genre in genres.split("|") if genre != "(no genres listed)"]
+        yield _film(where, item_id, title, told)
