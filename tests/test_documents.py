@@ -1,6 +1,7 @@
 """What documents quote from the code is what the code says. `python -m tests.test_documents`
 writes it anew."""
 
+import json
 import re
 from pathlib import Path
 
@@ -32,6 +33,26 @@ def training_settings() -> str:
 
     add(RunConfig, "")
     return "\n".join(lines) + "\n"
+
+
+def as_quoted(value: float) -> set[str]:
+    """The ways in which a document may quote a figure: with three digits or more, or whole."""
+    if value == int(value):
+        return {f"{int(value)}", f"{int(value):,}", f"{value}"}
+    shown = {f"{value:.4f}", f"{value:.3f}", *([f"{value:.2f}"] if value >= 1 else [])}
+    return shown | {each.removeprefix("0") for each in shown}
+
+
+def test_every_figure_stands_in_a_document_as_it_was_measured() -> None:
+    figures = json.loads((ROOT / "docs" / "figures.json").read_text())
+    text = "".join(
+        path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    )
+    numbers = set(re.findall(r"(?<![\w.,])[0-9]*[.,]?[0-9]+(?:,[0-9]{3})*(?![\w])", text))
+
+    unquoted = [name for name, told in figures.items() if not as_quoted(told["value"]) & numbers]
+
+    assert not unquoted
 
 
 GENERATED = {
