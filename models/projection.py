@@ -10,21 +10,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-InputScaling = Literal["centre", "standardise", "whiten"]
+InputScaling = Literal["centre", "standardise", "pca", "whiten"]
+PRINCIPAL = {"pca", "whiten"}  # those that may keep fewer directions
 
 
 class Projection(nn.Module):
     """Maps LLM vectors (n, d_llm) to item vectors (n, dim), in training and in the service.
 
-    The input is centred, standardised or PCA-whitened with statistics fitted once, on training
-    items only (whitening: WhitenRec, arXiv 2402.10602), then goes through linear layers without
-    activation. LLMEmb (arXiv 2409.19925) uses PCA and two linear layers; a non-linear projection
-    was measured there and elsewhere to be no better, worst in the tail.
+    The input is centred, standardised, turned to its principal directions (`pca`), or whitened in
+    those, with statistics fitted once, on training items only (whitening: WhitenRec, arXiv
+    2402.10602), then goes through linear layers without activation. LLMEmb (arXiv 2409.19925) uses
+    `pca` and two linear layers; a non-linear projection was measured there and elsewhere to be no
+    better, worst in the tail.
 
     Args:
         llm_dim: width of the LLM vectors.
-        dims: widths after the input, after each further layer, and last the item vectors'.
-            dims[0] is the number of principal directions kept by `whiten`, else llm_dim.
+        dims: widths after the scaling, after each further layer, and last the item vectors'; one
+            width alone leaves the scaled vectors as they are. dims[0] is the number of principal
+            directions kept by `pca` and `whiten`, else llm_dim.
         scaling: what is done to the input.
         unit: whether item vectors have length 1, for models trained on cosines.
     """
@@ -36,12 +39,13 @@ class Projection(nn.Module):
         self, llm_dim: int, dims: Sequence[int], scaling: InputScaling = "whiten", unit: bool = True
     ) -> None:
         super().__init__()
-        if len(dims) < 2 or min(dims) < 1:
-            raise ValueError(f"dims {list(dims)} must name an input and an output width")
-        if dims[0] > llm_dim or (scaling != "whiten" and dims[0] != llm_dim):
+        if not dims or min(dims) < 1:
+            raise ValueError(f"dims {list(dims)} must name at least one width, each above 0")
+        if dims[0] > llm_dim or (scaling not in PRINCIPAL and dims[0] != llm_dim):
             raise ValueError(f"dims[0] = {dims[0]} does not fit {scaling} of width {llm_dim}")
         self.scaling: InputScaling = scaling
         self.unit = unit
+        self.dims = tuple(dims)
         self.register_buffer("mean", torch.zeros(llm_dim))
         # A diagonal for `standardise`, so that every scaling is one matrix.
         self.register_buffer("directions", torch.eye(llm_dim, dims[0]))  # (d_llm, dims[0])
@@ -50,8 +54,7 @@ class Projection(nn.Module):
     @property
     def dim(self) -> int:
         """Width of the item vectors."""
-        width: int = self.layers[-1].out_features  # type: ignore[assignment]
-        return width
+        return self.dims[-1]
 
     def fit(self, llm_vectors: NDArray[np.float32]) -> None:
         """Take the input statistics from the training items' LLM vectors (n, d_llm).
@@ -73,15 +76,16 @@ class Projection(nn.Module):
             variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
             variances, axes = variances[::-1][:kept], axes[:, ::-1][:, :kept]
             varies = variances > variances[0] * 1e-9
-            inverse = np.divide(
-                1, np.sqrt(np.maximum(variances, 0)), where=varies, out=0 * variances
-            )
-            directions = axes * inverse
+            if self.scaling == "pca":
+                directions = axes * varies
+            else:
+                deviation = np.sqrt(np.maximum(variances, 0))
+                directions = axes * np.divide(1, deviation, where=varies, out=0 * variances)
         self.mean.copy_(torch.from_numpy(mean))
         self.directions.copy_(torch.from_numpy(directions))
 
     def scale(self, llm_vectors: Tensor) -> Tensor:
-        """LLM vectors centred, standardised or whitened: (..., d_llm) to (..., dims[0])."""
+        """LLM vectors after the fitted scaling: (..., d_llm) to (..., dims[0])."""
         scaled: Tensor = (llm_vectors - self.mean) @ self.directions
         return scaled
 
@@ -91,5 +95,9 @@ class Projection(nn.Module):
 
     def forward(self, llm_vectors: Tensor) -> Tensor:
         """Item vectors of LLM vectors: (..., d_llm) to (..., dim)."""
-        items: Tensor = self.layers(self.scale(llm_vectors))
+        return self.project(self.scale(llm_vectors))
+
+    def project(self, scaled: Tensor) -> Tensor:
+        """Item vectors of scaled vectors: (..., dims[0]) to (..., dim)."""
+        items: Tensor = self.layers(scaled)
         return functional.normalize(items, dim=-1) if self.unit else items

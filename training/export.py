@@ -30,6 +30,8 @@ def export(run: Run) -> Step:
         )
     if config.data.cold:
         raise JobError("data.cold holds items out, for evaluation; set it to 0 to export")
+    if not config.rat.text.frozen:
+        raise JobError("rat.text.frozen is false: a new item has no such vector; set it to true")
     step = run.step("export")
     folder = run.folder / "bundle"
     if step.done and folder.exists():
@@ -64,9 +66,7 @@ def export(run: Run) -> Step:
         catalogue=catalogue,
         llm_vectors=read_llm_vectors(encoded),
         projection=trained.projection,
-        projection_spec=projection_spec(
-            config.rat.text, config.rat.sequence.dim, encoded.facts["dim"]
-        ),
+        projection_spec=projection_spec(config.rat, encoded.facts["dim"]),
         views=[
             dataclasses.replace(view, weight=weights[view.name])
             for view in trained.summed

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 NextItemLoss = Literal["sampled_softmax", "softmax", "gbce", "bce"]
+ContrastiveLoss = Literal["infonce", "soft_target"]
 
 
 def next_item_loss(
@@ -85,6 +86,19 @@ def infonce(left: Tensor, right: Tensor, temperature: float, same: Tensor | None
     target = torch.arange(len(left), device=left.device)
     both = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
     return both / 2
+
+
+def contrastive(
+    loss: ContrastiveLoss,
+    left: Tensor,
+    right: Tensor,
+    temperature: float,
+    same: Tensor | None = None,
+) -> Tensor:
+    """The loss of this name; see infonce and soft_target, whose targets need no `same`."""
+    if loss == "infonce":
+        return infonce(left, right, temperature, same)
+    return soft_target(left, right, temperature)
 
 
 def soft_target(left: Tensor, right: Tensor, temperature: float) -> Tensor:

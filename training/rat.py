@@ -25,25 +25,34 @@ from torch import Tensor
 from models.bundle import TrainedView
 from models.manifest import ProjectionSpec
 from models.neighbours import Neighbours
-from models.projection import Projection
+from models.projection import PRINCIPAL, Projection
 from models.sequence import build
 from training.encode import read_llm_vectors
 from training.interactions import Split
-from training.losses import infonce
+from training.losses import contrastive
 from training.neighbours import fit_neighbours
 from training.prepare import read_cold, read_prepared
 from training.ranking import Ranker
 from training.recipe import (
     RAT,
     ContentView,
+    JobError,
     Run,
     RunConfig,
     SequenceSpec,
     Step,
-    TextView,
     digest,
 )
-from training.views import Align, HybridTable, IdTable, Table, TextTable, read_view, train_view
+from training.views import (
+    Align,
+    HybridTable,
+    IdTable,
+    Table,
+    TextTable,
+    ThawedTable,
+    read_view,
+    train_view,
+)
 from training.weights import (
     choose_partial_factors,
     choose_weights,
@@ -51,6 +60,7 @@ from training.weights import (
 )
 
 OTHER = 1000  # seeds of id2 lie that far from those of id, so that seeds of a run share none
+TEACHER = "teacher"  # an id view of another sequence model; aligned with, never summed
 ALIGNED_ITEMS = 256  # of a batch; all of them would cost more than the rest of the step
 
 
@@ -163,22 +173,29 @@ def _train(
     made = {"view": kind, "split": told["split"], "seed": seed, "sequence": spec.model_dump()}
     table: Table
     align = None
-    if kind == "id":
+    if kind in {"id", TEACHER}:
+        made["view"] = "id"
         table = IdTable(items, spec.dim, unit=spec.temperature > 0)
     else:
-        layers = projection_spec(config.text, spec.dim, llm_vectors.shape[1])
+        layers = projection_spec(config, llm_vectors.shape[1])
         made |= {"vectors": told["vectors"], "projection": layers.model_dump()}
-        table = TextTable(new_projection(config, llm_vectors, trained), llm_vectors)
+        projection = new_projection(config, llm_vectors, trained)
+        table = TextTable(projection, llm_vectors)
         if kind == "hybrid":
             made |= {"hybrid": config.hybrid.model_dump()}
             table = HybridTable(table, items, config.hybrid.dropout, unit=spec.temperature > 0)
             table.text.projection.unit = False
-        elif config.text.alignment:
-            made |= {
-                "alignment": [config.text.alignment, config.text.alignment_temperature],
-                "aligned with": sequence_spec(config, "id").model_dump(),
-            }
-            align = _alignment(step, config, split)
+        else:
+            if not config.text.frozen:
+                made |= {"frozen": False}
+                table = ThawedTable(projection, llm_vectors)
+            if config.text.alignment:
+                fields = {n for n in type(config.text).model_fields if n.startswith("alignment")}
+                made |= {
+                    "alignment": config.text.model_dump(include=fields),
+                    "aligned with": sequence_spec(config, teacher_of(config)).model_dump(),
+                }
+                align = _alignment(step, config, split)
     with run.shared("views", **made) as shared:
         if not shared.done:
             train_view(name, table, spec, split, shared, seed, align)
@@ -188,15 +205,22 @@ def _train(
 
 
 def _alignment(step: Step, config: RAT, split: Split) -> Align:
-    """Text and id vectors of one item belong together; the id side is frozen."""
-    id_view = read_view("id", sequence_spec(config, "id"), split, step.folder / "id")
-    collaborative = torch.from_numpy(id_view.items)
+    """Text and id vectors of one item belong together; the id side is frozen.
+
+    Each item of a batch counts once, however often it stands there.
+    """
+    name, text = teacher_of(config), config.text
+    teacher = read_view(name, sequence_spec(config, name), split, step.folder / name)
+    collaborative = torch.from_numpy(teacher.items)
+    chances = torch.from_numpy(np.maximum(split.counts, 1.0)) ** text.alignment_popularity
 
     def align(rows: NDArray[np.int64], vectors: Tensor) -> Tensor:
-        some = torch.randperm(len(rows))[:ALIGNED_ITEMS]
-        other = collaborative[torch.from_numpy(rows)[some] - 1].to(vectors.device)
-        loss = infonce(vectors[some.to(vectors.device)], other, config.text.alignment_temperature)
-        return config.text.alignment * loss
+        places = torch.from_numpy(rows)
+        some = torch.multinomial(chances[places], min(len(rows), ALIGNED_ITEMS))
+        other = collaborative[places[some] - 1].to(vectors.device)
+        left = vectors[some.to(vectors.device)]
+        loss = contrastive(text.alignment_loss, left, other, text.alignment_temperature)
+        return text.alignment * loss
 
     return align
 
@@ -205,16 +229,24 @@ def trained_views(config: RunConfig) -> list[str]:
     """The views that are trained: those in the sum, and `id`, which they are compared with.
 
     Cold items are asked of the sum alone: an id-only model cannot rank them. But it may be what
-    the text view is aligned with.
+    the text view is aligned with, unless that has a model of its own, the teacher.
     """
     summed: list[str] = [part for part in config.rat.parts if part not in {"content", "neighbours"}]
-    aligned = config.rat.text.alignment and "text" in summed
-    compared = not config.data.cold
-    return list(dict.fromkeys([*(["id"] if aligned or compared else []), *summed]))
+    first = [] if config.data.cold else ["id"]
+    if config.rat.text.alignment and "text" in summed:
+        first.append(teacher_of(config.rat))
+    return list(dict.fromkeys([*first, *summed]))
+
+
+def teacher_of(config: RAT) -> str:
+    """The view that the text view is aligned with."""
+    return TEACHER if config.text.teacher else "id"
 
 
 def sequence_spec(config: RAT, view: str) -> SequenceSpec:
     """How the sequence model of one view is trained."""
+    if view == TEACHER and config.text.teacher:
+        return config.text.teacher
     own: dict[str, float] = {}
     if view == "hybrid":
         own = {"temperature": config.hybrid.temperature}
@@ -223,17 +255,29 @@ def sequence_spec(config: RAT, view: str) -> SequenceSpec:
     return config.sequence.model_copy(update=own)
 
 
-def projection_spec(text: TextView, dim: int, llm_dim: int) -> ProjectionSpec:
-    """The layer widths of the text view's projection."""
-    first = min(text.principal, llm_dim) if text.scaling == "whiten" else llm_dim
-    return ProjectionSpec(dims=(first, text.hidden or dim, dim), scaling=text.scaling, unit=True)
+def projection_spec(config: RAT, llm_dim: int) -> ProjectionSpec:
+    """The layer widths of the text view's projection.
+
+    Raises:
+        JobError: no layers, and fewer directions than item vectors are wide.
+    """
+    text, dim = config.text, config.sequence.dim
+    if not text.layers and dim > llm_dim:
+        raise JobError(
+            f"rat.text.layers = 0: LLM vectors are {llm_dim} wide, fewer than "
+            f"rat.sequence.dim = {dim}; lower it"
+        )
+    first = min(text.principal, llm_dim) if text.scaling in PRINCIPAL else llm_dim
+    dims = {0: (dim,), 1: (first, dim), 2: (first, text.hidden or dim, dim)}[text.layers]
+    unit = sequence_spec(config, "text").temperature > 0
+    return ProjectionSpec(dims=dims, scaling=text.scaling, unit=unit)
 
 
 def new_projection(
     config: RAT, llm_vectors: NDArray[np.float32], trained: NDArray[np.bool_]
 ) -> Projection:
     """An untrained Projection whose input statistics are those of the training items."""
-    spec = projection_spec(config.text, config.sequence.dim, llm_vectors.shape[1])
+    spec = projection_spec(config, llm_vectors.shape[1])
     projection = Projection(llm_vectors.shape[1], spec.dims, spec.scaling, spec.unit)
     projection.fit(llm_vectors[trained])
     return projection
@@ -272,7 +316,7 @@ def _read_views(run: Run, step: Step, split: Split) -> tuple[dict[str, TrainedVi
     llm_vectors = read_llm_vectors(run.finished("encode"))
     trained = split.counts[1:] > 0
     projection = new_projection(config, llm_vectors, trained)
-    if "text" in views:
+    if "text" in views and config.text.frozen:
         projection.load_state_dict(load_tensors(step.folder / "text" / "projection.safetensors"))
     projection.eval()
     views["content"] = content_view(projection, llm_vectors, split.counts[1:] > 0, config.content)

@@ -21,10 +21,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.encoder import DTypeName
-from models.projection import InputScaling
+from models.projection import PRINCIPAL, InputScaling
 from models.prompt import PromptTemplate
 from models.sequence import build
-from training.losses import NextItemLoss
+from training.losses import ContrastiveLoss, NextItemLoss
 
 BEFORE: dict[str, str | None] = {
     "prepare": None,
@@ -97,14 +97,19 @@ class SCFT(_Section):
     steps: int | None = Field(None, ge=0, description="0 leaves the LLM as it is")
     minutes: float = Field(5.0, gt=0, description="without `steps`: as many as fit in this time")
     batch_items: int = Field(32, ge=2, description="items of one step, two copies each")
-    loss: Literal["infonce", "soft_target"] = Field(
+    loss: ContrastiveLoss = Field(
         "infonce", description="cosine InfoNCE, or the paper's soft-target loss"
     )
     temperature: float = Field(0.05, gt=0, description="of the contrastive loss")
-    drop_attribute: float = Field(
-        0.4, ge=0, lt=1, description="chance that an attribute is left out"
+    copies: Literal["thinned", "shuffled"] = Field(
+        "thinned", description="values lose parts, too; or whole attributes only, as in the paper"
     )
-    drop_part: float = Field(0.2, ge=0, lt=1, description="chance of each word or list element")
+    drop_attribute: float = Field(
+        0.4, ge=0, lt=1, description="chance that an attribute is left out; shuffled: the share"
+    )
+    drop_part: float = Field(
+        0.2, ge=0, lt=1, description="thinned: chance of each word or list element"
+    )
     lora_rank: int = Field(8, ge=1, description="of the adapter, on all linear layers")
     lora_alpha: int = Field(32, ge=1, description="scale of the adapter, times the rank")
     lora_dropout: float = Field(
@@ -161,14 +166,35 @@ class TextView(_Section):
     """RAT: the projection of the LLM vectors."""
 
     scaling: InputScaling = Field(
-        "whiten", description="of the LLM vectors: centre, standardise or whiten"
+        "whiten", description="of the LLM vectors: centre, standardise, pca or whiten"
     )
-    principal: int = Field(224, ge=1, description="directions kept by whitening")
-    hidden: int | None = Field(None, ge=1, description="width of a middle linear layer; None: dim")
+    principal: int = Field(224, ge=1, description="directions kept by pca and whiten")
+    layers: int = Field(
+        2, ge=0, le=2, description="linear layers; 0: the dim first directions are item vectors"
+    )
+    hidden: int | None = Field(None, ge=1, description="width between two layers; None: dim")
+    frozen: bool = Field(
+        True, description="False trains the scaled vectors, too; such a run is not to be exported"
+    )
     max_epochs: int = Field(15, ge=1, description="in place of rat.sequence.max_epochs")
     batch_tokens: int = Field(1600, ge=1, description="in place of rat.sequence.batch_tokens")
-    alignment: float = Field(0.0, ge=0, description="weight of the alignment to the id view")
+    alignment: float = Field(0.0, ge=0, description="weight of the alignment to a teacher's items")
+    alignment_loss: ContrastiveLoss = Field(
+        "infonce", description="infonce, or the paper's soft_target"
+    )
     alignment_temperature: float = Field(0.1, gt=0, description="of the alignment")
+    alignment_popularity: float = Field(
+        0.0, description="an item's chance to be aligned, by this power of its count in training"
+    )
+    teacher: SequenceSpec | None = Field(
+        None, description="of the id model that is aligned with; None: that of the id view"
+    )
+
+    @model_validator(mode="after")
+    def _scaled_vectors_fit(self) -> "TextView":
+        if not self.layers and self.scaling not in PRINCIPAL:
+            raise ValueError(f"layers = 0 needs scaling pca or whiten, not {self.scaling}")
+        return self
 
 
 class HybridView(_Section):

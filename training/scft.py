@@ -4,11 +4,13 @@ Source: LLMEmb (arXiv 2409.19925), supervised contrastive fine-tuning. Departs f
 code: copies are drawn afresh every epoch, and thinned inside values too; the title stays; items
 of identical text are no negatives of each other; only the item's own words are pooled.
 
-Writes adapter/ in peft's layout; nothing where `steps` is 0.
+Writes adapter/ in peft's layout; nothing where `steps` is 0. It is made in the cache, where
+another run that tunes the same LLM on the same items finds it.
 """
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +22,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
-from models.encoder import Encoder, runtime_device, runtime_dtype
+from models.encoder import Encoder, dtype_name, runtime_device, runtime_dtype
 from models.item import AttributeValue, Item, is_missing
 from models.llm import fingerprint_folder, load_model, load_tokenizer, quiet_peft
-from models.prompt import PromptTemplate
+from models.prompt import Prompt, PromptTemplate
 from training.fetch import llm_folder
-from training.losses import infonce, soft_target
+from training.losses import contrastive
 from training.prepare import read_prepared
-from training.recipe import SCFT, JobError, Run, RunConfig, Step, write_atomically
+from training.recipe import SCFT, JobError, Run, RunConfig, Step, digest, write_atomically
 
 log = logging.getLogger(__name__)
 CALIBRATION_STEPS = 3
@@ -78,6 +80,21 @@ def _thin_list(
     return [part for part, stay in zip(parts, stays, strict=True) if stay]
 
 
+def shuffle(
+    item: Item, template: PromptTemplate, drop: float, random: np.random.Generator
+) -> Prompt:
+    """An item's attributes in a random order, int(drop * N) of the N left out.
+
+    Source: LLMEmb (arXiv 2409.19925), attribute-level augmentation. A single attribute stays;
+    the published code leaves the bare instruction of such an item.
+    """
+    order = random.permutation(np.array(template.names(item), dtype=object)).tolist()
+    kept = order[: len(order) - int(drop * len(order))]
+    attributes = {name: item.attributes[name] for name in kept}
+    ordered = template.model_copy(update={"priority": tuple(kept)})
+    return ordered.render(Item(item_id=item.item_id, attributes=attributes))
+
+
 def scft(run: Run) -> Step:
     """Tune the LLM on the items with training interactions, or go on with it after a kill.
 
@@ -100,22 +117,41 @@ def scft(run: Run) -> Step:
         step.finish(steps=0, adapter=None, llm=str(folder))
         return step
     trained = [catalogue[row - 1] for row in np.flatnonzero(split.counts)]
-    tuner = _Tuner(trained, folder, config)
-    steps, taken = _plan(tuner, step, config.scft)
+    made = {
+        "llm": fingerprint_folder(folder),
+        "dtype": dtype_name(runtime_dtype(config.llm.dtype)),
+        "max_tokens": config.llm.max_tokens,
+        "prompts": digest([config.template.render(item).text for item in trained]),
+        "scft": config.scft.model_dump(),
+        "seed": config.seed,
+    }
+    with run.shared("adapters", **made) as shared:
+        if not shared.done:
+            _tune(_Tuner(trained, folder, config), shared, config.scft)
+        shutil.rmtree(step.folder / "adapter", ignore_errors=True)
+        shutil.copytree(shared.folder / "adapter", step.folder / "adapter")
+        shutil.copyfile(shared.folder / "metrics.jsonl", step.folder / "metrics.jsonl")
+        step.finish(**shared.facts, adapter="adapter", llm=str(folder))
+    return step
+
+
+def _tune(tuner: "_Tuner", shared: Step, spec: SCFT) -> None:
+    """Take the steps that are not taken yet."""
+    steps, taken = _plan(tuner, shared, spec)
+    checkpoint = shared.folder / "checkpoint.pt"
     bar = tqdm(total=steps, initial=taken, desc="scft", unit="step")
     while taken < steps:
         loss = tuner.step(taken, steps)
         taken += 1
-        step.log(step=taken, loss=round(loss, 5))
+        shared.log(step=taken, loss=round(loss, 5))
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}")
-        if taken % config.scft.checkpoint_steps == 0 or taken == steps:
-            tuner.save(step.folder / "checkpoint.pt", taken)
+        if taken % spec.checkpoint_steps == 0 or taken == steps:
+            tuner.save(checkpoint, taken)
     bar.close()
-    tuner.save_adapter(step.folder / "adapter")
-    step.finish(steps=steps, adapter="adapter", llm=str(folder))
-    (step.folder / "checkpoint.pt").unlink(missing_ok=True)
-    return step
+    tuner.save_adapter(shared.folder / "adapter")
+    shared.finish(steps=steps)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
@@ -184,10 +220,7 @@ class _Tuner:
         for group in self.optimiser.param_groups:
             group["lr"] = self.spec.learning_rate * rate
         left, right, same = self._batch(number)
-        if self.spec.loss == "infonce":
-            loss = infonce(left, right, self.spec.temperature, same)
-        else:
-            loss = soft_target(left, right, self.spec.temperature)
+        loss = contrastive(self.spec.loss, left, right, self.spec.temperature, same)
         value = float(loss.detach())
         if not np.isfinite(value):
             raise JobError(f"scft: the loss is {value} at step {number}; try llm.dtype=float32")
@@ -202,18 +235,17 @@ class _Tuner:
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.items))
         items = [self.items[i] for i in order[place * self.size : (place + 1) * self.size]]
         random = np.random.default_rng([self.config.seed, number, 2])
-        template = self.config.template
-        copies = [
-            template.render(
-                thin(item, template, self.spec.drop_attribute, self.spec.drop_part, random)
-            )
-            for _ in range(2)
-            for item in items
-        ]
+        copies = [self._copy(item, random) for _ in range(2) for item in items]
         vectors = self.encoder(self.encoder.tokenise(copies))
-        texts = [template.render(item).body for item in items]
+        texts = [self.config.template.render(item).body for item in items]
         same = torch.tensor([[a == b for b in texts] for a in texts], device=vectors.device)
         return vectors[: len(items)], vectors[len(items) :], same
+
+    def _copy(self, item: Item, random: np.random.Generator) -> Prompt:
+        template, spec = self.config.template, self.spec
+        if spec.copies == "shuffled":
+            return shuffle(item, template, spec.drop_attribute, random)
+        return template.render(thin(item, template, spec.drop_attribute, spec.drop_part, random))
 
     def save(self, path: Path, taken: int) -> None:
         """Write adapter weights and optimiser state; whole or not at all."""

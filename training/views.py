@@ -72,6 +72,27 @@ class TextTable(nn.Module):
         return vectors
 
 
+class ThawedTable(TextTable):
+    """A projection over scaled LLM vectors that are learnt, too: rows (m,) to (m, D).
+
+    What LLMEmb (arXiv 2409.19925) freezes; only to be compared with.
+    """
+
+    def __init__(self, projection: Projection, llm_vectors: NDArray[np.float32]) -> None:
+        super().__init__(projection, llm_vectors)
+        self.learnt = nn.Parameter(projection.scale(self.vectors))  # (n, dims[0])
+
+    def reset_parameters(self) -> None:
+        """Fresh layers over the scaled vectors as the LLM gives them."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.learnt.copy_(self.projection.scale(self.vectors))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The projection of what the rows' scaled vectors have become."""
+        return self.projection.project(self.learnt[(rows - 1).clamp(min=0)])
+
+
 class HybridTable(nn.Module):
     """A learnt vector per training item, on top of a projection: rows (m,) to (m, D).
 
@@ -120,8 +141,8 @@ def train_view(
     """Train one view until its validation NDCG@10 stops rising; the best epoch's view.
 
     A training that was killed goes on from its last whole epoch, and ends as it would have.
-    Writes best.safetensors, model.safetensors, view.safetensors (items, present) and, for a text
-    table, projection.safetensors into the step's folder.
+    Writes best.safetensors, model.safetensors, view.safetensors (items, present) and, for a table
+    that any item has a vector of, projection.safetensors into the step's folder.
 
     Args:
         table: rows (m,) to item vectors (m, D).
@@ -182,7 +203,7 @@ def train_view(
     both.load_state_dict(load_tensors(folder / "best.safetensors"))
     both.to("cpu")
     view = _view(name, table, model, spec, split)
-    if isinstance(table, TextTable):
+    if view.source == "projection" and isinstance(table, TextTable):
         save_tensors(_state(table.projection), folder / "projection.safetensors")
     save_tensors(_state(model), folder / "model.safetensors")
     save_file({"items": view.items, "present": view.present}, folder / "view.safetensors")
@@ -198,7 +219,7 @@ def read_view(name: str, spec: SequenceSpec, split: Split, folder: Path) -> Trai
     arrays = load_file(folder / "view.safetensors")
     return TrainedView(
         name=name,
-        source="projection" if name == "text" else "table",
+        source="projection" if (folder / "projection.safetensors").exists() else "table",
         sequence_model=spec.model,
         options=spec.options,
         max_history=spec.max_history,
@@ -271,7 +292,7 @@ def _view(
     device = next(model.parameters()).device
     with torch.inference_mode():
         vectors = table(torch.arange(1, items + 1, device=device)).cpu().numpy()
-    learnt = not isinstance(table, TextTable)
+    learnt = isinstance(table, ThawedTable) or not isinstance(table, TextTable)
     return TrainedView(
         name=name,
         source="table" if learnt else "projection",

@@ -49,7 +49,7 @@ def test_a_run_that_is_killed_at_every_step_ends_as_one_that_is_not(
     command = [sys.executable, "-m", "training", "run", "--config", str(config)]
 
     for step, sign in (
-        ("scft", "run/scft/checkpoint.pt"),
+        ("scft", "cache/adapters/*/checkpoint.pt"),
         ("encode", "cache/vectors/*/00001.safetensors"),
         ("rat", "cache/views/*/checkpoint.pt"),
     ):

@@ -27,6 +27,29 @@ def test_whitening_gives_mean_zero_and_the_identity_as_covariance() -> None:
     np.testing.assert_allclose(white.T @ white / len(white), np.eye(4), atol=1e-3)
 
 
+def test_principal_directions_keep_what_lengths_and_angles_they_can() -> None:
+    given = vectors()
+    centred = given - given.mean(axis=0)
+    whole, cut = (Projection(6, (width, 3), "pca") for width in (6, 2))
+    for projection in (whole, cut):
+        projection.fit(given)
+
+    turned = scaled(whole, given)
+    np.testing.assert_allclose(turned @ turned.T, centred @ centred.T, atol=0.02)
+    np.testing.assert_array_equal(scaled(cut, given), turned[:, :2])
+    assert (np.diff(turned.var(axis=0)) <= 0).all()
+
+
+def test_without_layers_item_vectors_are_the_scaled_vectors() -> None:
+    given = vectors()
+    projection = Projection(6, (2,), "pca", unit=False)
+
+    projection.fit(given)
+
+    np.testing.assert_array_equal(projection(torch.from_numpy(given)), scaled(projection, given))
+    assert projection.dim == 2
+
+
 def test_standardising_gives_every_dimension_variance_one_and_a_constant_one_zero() -> None:
     given = vectors()
     given[:, 2] = 7.0
@@ -58,7 +81,8 @@ def test_a_batch_equals_its_singles_and_vectors_have_length_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dims", "scaling"), [((4,), "whiten"), ((7, 3), "whiten"), ((4, 3), "centre")]
+    ("dims", "scaling"),
+    [((), "whiten"), ((4, 0), "pca"), ((7, 3), "whiten"), ((7, 3), "pca"), ((4, 3), "centre")],
 )
 def test_widths_that_do_not_fit_are_refused(dims: tuple[int, ...], scaling: str) -> None:
     with pytest.raises(ValueError, match="dims"):

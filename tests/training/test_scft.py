@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from models.item import Item
 from models.prompt import PromptTemplate
-from training.scft import thin
+from training.scft import shuffle, thin
 
 TEMPLATE = PromptTemplate(priority=("title",))
 words = st.lists(st.sampled_from(["red", "blue", "nail", "polish"]), min_size=1, max_size=8)
@@ -46,3 +46,25 @@ def test_without_dropping_a_copy_is_the_item() -> None:
     item = Item(item_id="1", attributes={"title": "a b", "price": 3, "genres": [["x", "y"], "z"]})
 
     assert thin(item, TEMPLATE, 0.0, 0.0, np.random.default_rng(0)) == item
+
+
+def test_the_papers_copies_are_shuffled_and_lose_a_share_of_whole_attributes() -> None:
+    names = ["brand", "colour", "size", "title"]
+    item = Item(item_id="1", attributes={name: f"{name} of it" for name in names})
+    random = np.random.default_rng(0)
+
+    copies = [shuffle(item, TEMPLATE, 0.4, random) for _ in range(200)]
+
+    orders = {tuple(name for name, _ in copy.ends) for copy in copies}
+    assert {len(order) for order in orders} == {3}  # int(0.4 * 4) = 1 is left out
+    assert len(orders) == 4 * 3 * 2
+    assert all(copy.instruction == TEMPLATE.instruction for copy in copies)
+    assert "colour is colour of it" in copies[0].body + copies[1].body
+
+
+def test_an_item_of_one_attribute_keeps_it_in_the_papers_copies() -> None:
+    item = Item(item_id="1", attributes={"title": "red polish"})
+
+    copy = shuffle(item, TEMPLATE, 0.9, np.random.default_rng(0))
+
+    assert copy.body == "title is red polish"
