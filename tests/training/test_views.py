@@ -9,7 +9,15 @@ from training.interactions import Interactions, Split, leave_one_out
 from training.metrics import hit_rate
 from training.ranking import Ranker
 from training.recipe import SequenceSpec, Step
-from training.views import HybridTable, IdTable, Table, TextTable, read_view, train_view
+from training.views import (
+    HybridTable,
+    IdTable,
+    Table,
+    TextTable,
+    ThawedTable,
+    read_view,
+    train_view,
+)
 
 ITEMS, USERS, LENGTH = 60, 120, 9
 MODELS = ["sasrec", "gru4rec", "bert4rec"]
@@ -129,3 +137,22 @@ def test_a_hybrid_vector_is_the_projection_and_what_is_learnt_on_top() -> None:
     drawn = torch.stack([hybrid(torch.tensor([3]))[0] for _ in range(50)])
     alone = (drawn == 0.25 * text(torch.tensor([3]))[0]).all(dim=1)
     assert 5 < int(alone.sum()) < 45
+
+
+def test_thawed_vectors_start_as_the_llms_and_then_leave_them(tmp_path: Path) -> None:
+    given = np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float32)
+    projection = Projection(6, (4, 32), "pca")
+    projection.fit(given)
+    table = ThawedTable(projection, given)
+    table.reset_parameters()
+    rows = torch.arange(1, ITEMS + 1)
+    torch.testing.assert_close(table(rows), projection(torch.from_numpy(given)))
+
+    split = split_of(predictable=True)
+    step = Step(tmp_path / "view", {})
+    view = train_view("text", table, spec("sasrec", max_epochs=2), split, step, 0)
+
+    assert view.source == "table"  # a new item has none
+    assert read_view("text", spec("sasrec"), split, step.folder).source == "table"
+    frozen = projection(torch.from_numpy(given)).detach().numpy()
+    assert np.abs(view.items - frozen).max() > 0.01
