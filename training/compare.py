@@ -53,7 +53,8 @@ class Comparison(BaseModel):
     seeds: tuple[int, ...] = Field(min_length=1, description="of rat")
     reference: str = Field(description="the variant that the others are compared with")
     variants: dict[str, dict[str, Any]] = Field(
-        min_length=1, description="changes to the run, by section.key, by name"
+        min_length=1,
+        description="changes to the run, by section.key, by name; `config`: to another run",
     )
     cold: tuple[str, ...] = Field((), description="variants that cold items are asked of, too")
 
@@ -96,15 +97,17 @@ def variant_run(
         JobError: the variant's changes make no configuration.
     """
     place = folder_of(path) / name / f"seed-{seed}"
-    own = _flat(comparison.variants[name]) | {"rat.seed": seed, "folder": str(place)}
-    return Run(read_config(path.parent / comparison.config, changes, source, own))
+    own = _flat(comparison.variants[name])
+    config = own.pop("config", comparison.config)
+    own |= {"rat.seed": seed, "folder": str(place)}
+    return Run(read_config(path.parent / config, changes, source, own))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables by section.key, however they were written."""
+    """Nested tables by section.key, however they were written; an empty one is a value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found |= _flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.compare import paired_p, read_comparison
+from training.compare import paired_p, read_comparison, variant_run
 from training.compare_report import as_markdown, as_svg
 from training.recipe import JobError
 
@@ -121,7 +121,26 @@ def test_a_missing_comparison_is_named(tmp_path: Path) -> None:
         read_comparison(tmp_path / "none.toml")
 
 
-def test_the_comparisons_that_come_along_can_be_read() -> None:
-    folder = Path(__file__).parents[2] / "training" / "configs" / "compare"
-    for path in folder.glob("*.toml"):
-        assert (path.parent / read_comparison(path).config).exists()
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_variant_that_comes_along_makes_a_run(path: Path) -> None:
+    comparison = read_comparison(path)
+
+    for name in comparison.variants:
+        assert variant_run(path, comparison, name, 7, [], None).config.rat.seed == 7
+
+
+def test_a_variant_can_be_of_another_configuration_and_empty_a_table() -> None:
+    path = CONFIGS / "compare" / "llmemb-paper.toml"
+    comparison = read_comparison(path)
+
+    theirs = variant_run(path, comparison, "llmemb", 1, [], None).config
+    gru4rec = variant_run(path, comparison, "llmemb-gru4rec", 1, [], None).config
+    ours = variant_run(path, comparison, "ours", 1, [], None).config
+
+    assert (theirs.rat.parts, theirs.rat.text.scaling) == (("text",), "pca")
+    assert ours.rat.parts == ("text", "hybrid", "content", "neighbours")
+    assert theirs.rat.sequence.options == {"layers": 2, "heads": 1, "dropout": 0.5}
+    assert gru4rec.rat.sequence.options == {}
