@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from benchmarks.figures import record
 from models.projection import Projection
@@ -52,9 +52,7 @@ def main() -> None:
     comparison = read_comparison(given.comparison)
     values: dict[str, tuple[float, str]] = {}
     for name in given.only or [comparison.reference]:
-        run = variant_run(
-            given.comparison, comparison, name, comparison.seeds[0], [], given.source
-        )
+        run = variant_run(given.comparison, comparison, name, comparison.seeds[0], [], given.source)
         with run.lock():
             for step in (prepare, scft, encode):
                 step(run)
@@ -112,14 +110,14 @@ def held_out_rank(
     orders = np.random.default_rng(draw)
     for _ in range(EPOCHS):
         for batch in np.array_split(orders.permutation(learnt), len(learnt) // BATCH + 1):
-            logits = F.normalize(model(inputs[batch]), dim=1) @ everybody.T / TEMPERATURE
-            loss = F.cross_entropy(logits, torch.tensor([own[item] for item in batch]))
+            logits = functional.normalize(model(inputs[batch]), dim=1) @ everybody.T / TEMPERATURE
+            loss = functional.cross_entropy(logits, torch.tensor([own[item] for item in batch]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     model.eval()
     with torch.inference_mode():
-        scores: Tensor = F.normalize(model(inputs[asked]), dim=1) @ everybody.T
+        scores: Tensor = functional.normalize(model(inputs[asked]), dim=1) @ everybody.T
         mine = scores.gather(1, torch.tensor([[own[item]] for item in asked]))
         return float((scores > mine).float().mean(dim=1).median())
 
