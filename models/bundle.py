@@ -333,12 +333,7 @@ class Bundle:
                 f"{folder}: llm_vectors {llm_vectors.shape} and an encoder of width {encoder.dim} "
                 f"do not match {manifest.items} items of width {manifest.llm_dim}"
             )
-        projection = Projection(
-            manifest.llm_dim,
-            manifest.projection.dims,
-            manifest.projection.scaling,
-            manifest.projection.unit,
-        )
+        projection = Projection(manifest.llm_dim, **dict(manifest.projection))
         projection.load_state_dict(load_tensors(folder / "projection.safetensors"))
         models, tables, statistics = {}, {}, {}
         for view in manifest.views:

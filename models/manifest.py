@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.llm import sha256_of
-from models.projection import InputScaling
+from models.projection import Activation, InputScaling
 from models.prompt import PromptTemplate
 
 FORMAT = 2
@@ -49,6 +49,7 @@ class ProjectionSpec(BaseModel):
     dims: tuple[int, ...]
     scaling: InputScaling
     unit: bool
+    activation: Activation = "none"
 
 
 class ViewSpec(BaseModel):

@@ -1,4 +1,4 @@
-"""LLM vectors to item vectors: fixed statistics, then linear layers that RAT trains."""
+"""LLM vectors to item vectors: fixed statistics, then layers that RAT trains."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 InputScaling = Literal["centre", "standardise", "pca", "whiten"]
+Activation = Literal["none", "gelu"]
 PRINCIPAL = {"pca", "whiten"}  # those that may keep fewer directions
 
 
@@ -19,9 +20,8 @@ class Projection(nn.Module):
 
     The input is centred, standardised, turned to its principal directions (`pca`), or whitened in
     those, with statistics fitted once, on training items only (whitening: WhitenRec, arXiv
-    2402.10602), then goes through linear layers without activation. LLMEmb (arXiv 2409.19925) uses
-    `pca` and two linear layers; a non-linear projection was measured there and elsewhere to be no
-    better, worst in the tail.
+    2402.10602), then goes through linear layers. LLMEmb (arXiv 2409.19925) uses `pca` and two of
+    them with nothing in between.
 
     Args:
         llm_dim: width of the LLM vectors.
@@ -30,13 +30,19 @@ class Projection(nn.Module):
             directions kept by `pca` and `whiten`, else llm_dim.
         scaling: what is done to the input.
         unit: whether item vectors have length 1, for models trained on cosines.
+        activation: between two layers.
     """
 
     mean: Tensor
     directions: Tensor
 
     def __init__(
-        self, llm_dim: int, dims: Sequence[int], scaling: InputScaling = "whiten", unit: bool = True
+        self,
+        llm_dim: int,
+        dims: Sequence[int],
+        scaling: InputScaling = "whiten",
+        unit: bool = True,
+        activation: Activation = "none",
     ) -> None:
         super().__init__()
         if not dims or min(dims) < 1:
@@ -49,12 +55,23 @@ class Projection(nn.Module):
         self.register_buffer("mean", torch.zeros(llm_dim))
         # A diagonal for `standardise`, so that every scaling is one matrix.
         self.register_buffer("directions", torch.eye(llm_dim, dims[0]))  # (d_llm, dims[0])
-        self.layers = nn.Sequential(*(nn.Linear(width, out) for width, out in pairwise(dims)))
+        layers: list[nn.Module] = []
+        for width, out in pairwise(dims):
+            if layers and activation == "gelu":
+                layers.append(nn.GELU())
+            layers.append(nn.Linear(width, out))
+        self.layers = nn.Sequential(*layers)
 
     @property
     def dim(self) -> int:
         """Width of the item vectors."""
         return self.dims[-1]
+
+    def reset_parameters(self) -> None:
+        """Fresh layers over the fitted scaling."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
 
     def fit(self, llm_vectors: NDArray[np.float32]) -> None:
         """Take the input statistics from the training items' LLM vectors (n, d_llm).

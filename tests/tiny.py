@@ -84,8 +84,8 @@ def write_tiny_bundle(
     encoder = Encoder.load(llm, dtype="float32")
     llm_vectors = encoder.encode([TEMPLATE.render(item) for item in catalogue]).vectors
     torch.manual_seed(seed)
-    spec = ProjectionSpec(dims=(8, DIM), scaling="whiten", unit=True)
-    projection = Projection(LLM_DIM, spec.dims, spec.scaling, spec.unit)
+    spec = ProjectionSpec(dims=(8, 12, DIM), scaling="whiten", unit=True, activation="gelu")
+    projection = Projection(LLM_DIM, **dict(spec))
     projection.fit(llm_vectors)
     with torch.inference_mode():
         text = projection(torch.from_numpy(llm_vectors)).numpy()

@@ -270,7 +270,7 @@ def projection_spec(config: RAT, llm_dim: int) -> ProjectionSpec:
     first = min(text.principal, llm_dim) if text.scaling in PRINCIPAL else llm_dim
     dims = {0: (dim,), 1: (first, dim), 2: (first, text.hidden or dim, dim)}[text.layers]
     unit = sequence_spec(config, "text").temperature > 0
-    return ProjectionSpec(dims=dims, scaling=text.scaling, unit=unit)
+    return ProjectionSpec(dims=dims, scaling=text.scaling, unit=unit, activation=text.activation)
 
 
 def new_projection(
@@ -278,7 +278,7 @@ def new_projection(
 ) -> Projection:
     """An untrained Projection whose input statistics are those of the training items."""
     spec = projection_spec(config, llm_vectors.shape[1])
-    projection = Projection(llm_vectors.shape[1], spec.dims, spec.scaling, spec.unit)
+    projection = Projection(llm_vectors.shape[1], **dict(spec))
     projection.fit(llm_vectors[trained])
     return projection
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.encoder import DTypeName
-from models.projection import PRINCIPAL, InputScaling
+from models.projection import PRINCIPAL, Activation, InputScaling
 from models.prompt import PromptTemplate
 from models.sequence import build
 from training.losses import ContrastiveLoss, NextItemLoss
@@ -172,6 +172,7 @@ class TextView(_Section):
     layers: int = Field(
         2, ge=0, le=2, description="linear layers; 0: the dim first directions are item vectors"
     )
+    activation: Activation = Field("none", description="between two layers: none or gelu")
     hidden: int | None = Field(None, ge=1, description="width between two layers; None: dim")
     frozen: bool = Field(
         True, description="False trains the scaled vectors, too; such a run is not to be exported"

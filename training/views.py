@@ -63,8 +63,7 @@ class TextTable(nn.Module):
 
     def reset_parameters(self) -> None:
         """Fresh layers over the fitted scaling."""
-        for layer in self.projection.layers:
-            layer.reset_parameters()  # type: ignore[operator]
+        self.projection.reset_parameters()
 
     def forward(self, rows: Tensor) -> Tensor:
         """The projection of the rows' LLM vectors."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.projection import Projection
+from models.projection import Activation, Projection
 
 RANDOM = np.random.default_rng(0)
 
@@ -78,6 +78,31 @@ def test_a_batch_equals_its_singles_and_vectors_have_length_one() -> None:
     alone = torch.stack([projection(torch.from_numpy(row)).detach() for row in given])
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize(("activation", "linear"), [("none", True), ("gelu", False)])
+def test_two_layers_are_one_linear_map_but_with_an_activation(
+    activation: Activation, linear: bool
+) -> None:
+    one, other = torch.from_numpy(vectors(2))
+    projection = Projection(6, (6, 32, 3), "centre", unit=False, activation=activation)
+
+    between = projection((one + other) / 2)
+
+    mean = (projection(one) + projection(other)) / 2
+    assert torch.allclose(between, mean, atol=1e-5) == linear
+
+
+def test_fresh_layers_leave_the_fitted_scaling() -> None:
+    given = vectors(20)
+    projection = Projection(6, (4, 8, 3), activation="gelu")
+    projection.fit(given)
+    before = {name: value.clone() for name, value in projection.state_dict().items()}
+
+    projection.reset_parameters()
+
+    changed = {n for n, value in projection.state_dict().items() if not value.equal(before[n])}
+    assert changed == {"layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"}
 
 
 @pytest.mark.parametrize(
