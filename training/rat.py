@@ -178,7 +178,7 @@ def _train(
         table = IdTable(items, spec.dim, unit=spec.temperature > 0)
     else:
         layers = projection_spec(config, llm_vectors.shape[1])
-        made |= {"vectors": told["vectors"], "projection": layers.model_dump()}
+        made |= {"vectors": told["vectors"], "projection": layers.model_dump(exclude_defaults=True)}
         projection = new_projection(config, llm_vectors, trained)
         table = TextTable(projection, llm_vectors)
         if kind == "hybrid":
