@@ -25,7 +25,8 @@ START = {"neighbours": 0.2}  # its scores are few and large; every other part st
 STEPS = (1.5, 1 / 1.5, 1.15, 1 / 1.15)
 MIXES = 10  # steps of 1 / MIXES in what the views of a new item count beside each other
 MOST = 2.0  # that they count together, of the whole sum that an item with all views has
-KNOWN_KEPT = 0.983  # of other items' HR@10, while new ones are let in; .98 with room for chance
+KNOWN_KEPT = 0.982  # of other items' HR@10, while new ones are let in; .98 with room for chance
+NEAR = 3  # places: how far from its own a hit counts, less the farther
 
 Figures = NDArray[np.float64]
 
@@ -122,8 +123,9 @@ class Shortlist:
     ) -> float:
         """The share of hits among the first K that are still hits beside items that lack a view.
 
-        Every user who has a hit counts with each place that any hit has, as often as hits have
-        it: where the target of one user stands is chance, and there are few of them.
+        Every user who has a hit counts with the places near his own, too, as often as hits have
+        them: the very place is chance, and there are few users. Not with all places alike: a
+        target stands first where the sum is sure, and there a new item seldom gets ahead.
 
         Args:
             ranks: (U,) of the targets, without such items.
@@ -136,12 +138,13 @@ class Shortlist:
         counted[:, 0] = True  # the target is one of the known
         known = -np.sort(-np.where(counted & ~new, total, -np.inf), axis=1)[:, :K]
         fresh = np.where(counted & new, total, -np.inf)
-        share = np.bincount(np.ceil(ranks[hits]).astype(int), minlength=K + 1)[1:] / len(hits)
-        kept = 0.0
-        for place in range(known.shape[1]):
-            ahead = (fresh > known[:, place, None]).sum(axis=1)
-            kept += share[place] * float((place + 1 + ahead <= K).mean())
-        return kept
+        own = np.ceil(ranks[hits]).astype(int) - 1  # (H,)
+        places = np.arange(known.shape[1])
+        near = np.maximum(0, NEAR - np.abs(places - own[:, None]))  # (H, K)
+        near = near * np.bincount(own, minlength=K)[places]
+        ahead = (fresh[:, None] > known[:, :, None]).sum(axis=2)  # (H, K)
+        stays = places + 1 + ahead <= K
+        return float(((near * stays).sum(axis=1) / near.sum(axis=1)).mean())
 
 
 def _shortlist(

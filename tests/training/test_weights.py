@@ -203,8 +203,11 @@ def test_a_hit_is_kept_while_no_new_item_pushes_its_place_out_of_the_first_ten()
 
     # One of two new items is ahead of the third place, as it is: the target stays.
     assert shortlist.kept({"a": 1.0}, ranks, {}) == 1.0
-    # Were hits as often on the tenth place, half of them would go.
+    # A hit on the tenth place would go; one on the third is too far from it to go with it.
     assert shortlist.kept({"a": 1.0}, np.array([3.0, 10.0]), {}) == 0.5
+    # The eighth place stays, the ninth goes; a place away counts 2 where its own counts 3.
+    eighth = shortlist.kept({"a": 1.0}, np.array([8.0, 9.0]), {})
+    assert eighth == pytest.approx((3 / 5 + 2 / 5) / 2)
     assert shortlist.kept({"a": 1.0}, np.array([3.0, 10.0]), {"a": 0.0}) == 1.0
     assert shortlist.kept({"a": 1.0}, np.array([11.0, np.inf]), {}) == 1.0  # nothing to lose
 
