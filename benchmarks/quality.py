@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import record
-from training.compare import compare
+from training.compare import compare, compare_cold, read_comparison
 
 DEFAULT = Path("training/configs/compare/ml-100k.toml")
 
@@ -21,10 +21,21 @@ def main() -> None:
     parser.add_argument("--source", help="folder of the data (data.path)")
     parser.add_argument("--only", action="append", default=[], help="a variant; may be repeated")
     parser.add_argument("--name", default="ml100k", help="prefix of the figures' ids")
+    parser.add_argument(
+        "--cold-alone", action="store_true", help="ask cold items, and nothing else"
+    )
     given = parser.parse_args()
     command = f"python -m benchmarks.quality --comparison {given.comparison}"
     command += "".join(f" --only {name}" for name in given.only) + f" --name {given.name}"
+    command += " --cold-alone" if given.cold_alone else ""
     command += " --source DIR" if given.source else ""
+    if given.cold_alone:
+        comparison = read_comparison(given.comparison)
+        cold = compare_cold(given.comparison, [], given.source)
+        print(json.dumps(cold, indent=1), flush=True)
+        unit = f"mean of {len(comparison.seeds)} seeds"
+        record(cold_figures(cold, comparison.reference, given.name, unit), command)
+        return
 
     tables = compare(given.comparison, [], given.source, final=True, only=given.only)
     print(tables.read_text(), flush=True)
@@ -71,7 +82,15 @@ def figures_of(results: dict[str, Any], name: str) -> dict[str, tuple[float, str
     if "tail" in rows[reference, "ours"]["full"]:
         tail = ratio((reference, "ours"), (reference, "id-only"), "tail")
         values[f"{name}.tail_gain"] = (tail, "ratio of tail NDCG@10 to id-only's")
-    for variant, found in results["cold"].items():
+    return values | cold_figures(results["cold"], reference, name, unit)
+
+
+def cold_figures(
+    cold: dict[str, dict[str, Any]], reference: str, name: str, unit: str
+) -> dict[str, tuple[float, str]]:
+    """What cold items reach, by variant, as figures: id -> (value, unit)."""
+    values: dict[str, tuple[float, str]] = {}
+    for variant, found in cold.items():
         label = f"{name}.cold" if variant == reference else f"{name}.cold.{variant}"
         targets = f"{unit}, {found['targets']['mean']:.0f} targets"
         for metric in ("hr10", "ndcg10"):

@@ -169,6 +169,26 @@ def compare(
     return tables
 
 
+def compare_cold(path: Path, changes: list[str], source: str | None) -> dict[str, dict[str, Any]]:
+    """What a comparison's cold test items reach, by variant, without the rest of it.
+
+    Of each metric the mean and deviation over seeds. Reads the test as `compare` with `final`
+    does: once per configuration, and written down before.
+
+    Raises:
+        JobError: a variant cannot be run, or none asks cold items.
+    """
+    comparison = read_comparison(path)
+    if not comparison.cold:
+        raise JobError(f"{path} asks cold items of no variant; name some in `cold`")
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in comparison.seeds:
+        for name in comparison.cold:
+            run = cold_run(variant_run(path, comparison, name, seed, changes, source).config)
+            found.setdefault(name, []).append(_cold(run, folder_of(path), name, final=True))
+    return _cold_summary(found)
+
+
 def _validation(run: Run) -> Values:
     """Ranks of users' validation items, under weights that others chose."""
     found = load_file(run.finished("rat").folder / "validation.safetensors")

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tests.end_to_end.conftest import ITEMS, USERS, write_config, write_data
 from tests.tiny import write_llm
 from training.__main__ import main
+from training.compare import compare_cold
 
 ROOT = Path(__file__).parents[2]
 
@@ -233,6 +234,11 @@ cold = ["ours"]
     reads = (folder / "test-reads.jsonl").read_text().splitlines()
     assert len(reads) == 3 * 2 + 2  # 3 variants of 2 seeds, and the cold items of one of them
     assert "<svg" in (folder / "final-results.svg").read_text()
+
+    # Cold items can be asked alone; what was read is not read again.
+    changes = ["rat.sequence.max_epochs=4"]
+    assert compare_cold(Path("small.toml"), changes, None) == results["cold"]
+    assert (folder / "test-reads.jsonl").read_text().splitlines() == reads
 
     # Another recipe in the same folders reads the test again, and that is written down too.
     assert main([*command, "--final", "--set", "rat.content.latest=3"]) == 0
