@@ -25,7 +25,7 @@ START = {"neighbours": 0.2}  # its scores are few and large; every other part st
 STEPS = (1.5, 1 / 1.5, 1.15, 1 / 1.15)
 MIXES = 10  # steps of 1 / MIXES in what the views of a new item count beside each other
 MOST = 2.0  # that they count together, of the whole sum that an item with all views has
-KNOWN_KEPT = 0.982  # of other items' HR@10, while new ones are let in; .98 with room for chance
+KNOWN_KEPT = 0.98  # of other items' HR@10, less a standard error, while new ones are let in
 NEAR = 3  # places: how far from its own a hit counts, less the farther
 
 Figures = NDArray[np.float64]
@@ -120,8 +120,8 @@ class Shortlist:
         weights: Mapping[str, float],
         ranks: Figures,
         factors: Mapping[str, float],
-    ) -> float:
-        """The share of hits among the first K that are still hits beside items that lack a view.
+    ) -> Figures:
+        """How likely each hit among the first K (H,) still is one beside items that lack a view.
 
         Every user who has a hit counts with the places near his own, too, as often as hits have
         them: the very place is chance, and there are few users. Not with all places alike: a
@@ -131,8 +131,6 @@ class Shortlist:
             ranks: (U,) of the targets, without such items.
         """
         hits = np.flatnonzero(ranks <= K)
-        if not len(hits):
-            return 1.0
         total = self._totals(weights, hits, factors)
         new, counted = self.new[hits], self.counted[hits].copy()
         counted[:, 0] = True  # the target is one of the known
@@ -144,7 +142,8 @@ class Shortlist:
         near = near * np.bincount(own, minlength=K)[places]
         ahead = (fresh[:, None] > known[:, :, None]).sum(axis=2)  # (H, K)
         stays = places + 1 + ahead <= K
-        return float(((near * stays).sum(axis=1) / near.sum(axis=1)).mean())
+        likely: Figures = (near * stays).sum(axis=1) / near.sum(axis=1)
+        return likely
 
 
 def _shortlist(
@@ -284,7 +283,8 @@ def choose_partial_factors(
     """The factors, by view, of items that lack a view, as new items lack those that are tables.
 
     They are those with which new targets reach the best NDCG@10, among those with which known
-    targets keep KNOWN_KEPT of the hits that they have where no new item is a candidate.
+    targets keep KNOWN_KEPT of the hits that they have where no new item is a candidate: what they
+    are measured to keep, less the standard error of that, as few users may have been asked.
 
     Args:
         known: questions about items that have all views.
@@ -325,14 +325,23 @@ def choose_partial_factors(
         low, high = 0.0, MOST  # the more they count, the fewer known targets stay
         for _ in range(10):
             middle = (low + high) / 2
-            if asked.kept(weights, alone, factors_of(parts, middle)) >= KNOWN_KEPT:
+            kept, error = mean_and_error(asked.kept(weights, alone, factors_of(parts, middle)))
+            if kept - error >= KNOWN_KEPT:
                 low = middle
             else:
                 high = middle
         factors = factors_of(parts, low)
         if (now := reached(factors)) >= best_reached:
             best, best_reached = factors, now
-    return best, {"known_kept": asked.kept(weights, alone, best), "new_ndcg10": best_reached}
+    kept, _ = mean_and_error(asked.kept(weights, alone, best))
+    return best, {"known_kept": kept, "new_ndcg10": best_reached}
+
+
+def mean_and_error(shares: Figures) -> tuple[float, float]:
+    """The mean of what each hit keeps (H,), and its standard error; 1 and 0 without a hit."""
+    if not len(shares):
+        return 1.0, 0.0
+    return float(shares.mean()), float(shares.std() / np.sqrt(len(shares)))
 
 
 def as_new(

@@ -16,6 +16,7 @@ from training.weights import (
     choose_partial_factors,
     choose_weights,
     climb,
+    mean_and_error,
 )
 
 ITEMS = 40
@@ -202,14 +203,23 @@ def test_a_hit_is_kept_while_no_new_item_pushes_its_place_out_of_the_first_ten()
     assert ranks.tolist() == [3.0, 3.0]
 
     # One of two new items is ahead of the third place, as it is: the target stays.
-    assert shortlist.kept({"a": 1.0}, ranks, {}) == 1.0
+    assert shortlist.kept({"a": 1.0}, ranks, {}).tolist() == [1.0, 1.0]
     # A hit on the tenth place would go; one on the third is too far from it to go with it.
-    assert shortlist.kept({"a": 1.0}, np.array([3.0, 10.0]), {}) == 0.5
+    assert shortlist.kept({"a": 1.0}, np.array([3.0, 10.0]), {}).tolist() == [1.0, 0.0]
     # The eighth place stays, the ninth goes; a place away counts 2 where its own counts 3.
-    eighth = shortlist.kept({"a": 1.0}, np.array([8.0, 9.0]), {})
-    assert eighth == pytest.approx((3 / 5 + 2 / 5) / 2)
-    assert shortlist.kept({"a": 1.0}, np.array([3.0, 10.0]), {"a": 0.0}) == 1.0
-    assert shortlist.kept({"a": 1.0}, np.array([11.0, np.inf]), {}) == 1.0  # nothing to lose
+    assert shortlist.kept({"a": 1.0}, np.array([8.0, 9.0]), {}).tolist() == [3 / 5, 2 / 5]
+    assert shortlist.kept({"a": 1.0}, np.array([3.0, 10.0]), {"a": 0.0}).tolist() == [1.0, 1.0]
+    nothing = shortlist.kept({"a": 1.0}, np.array([11.0, np.inf]), {})
+    assert nothing.tolist() == []
+
+
+def test_fewer_users_leave_less_room_for_new_items() -> None:
+    # One of ten hits is lost: .9 of them stay, give or take .3 over the root of their number.
+    assert mean_and_error(np.array([1.0] * 9 + [0.0])) == pytest.approx((0.9, 0.3 / 10**0.5))
+    assert mean_and_error(np.array([1.0] * 900 + [0.0] * 100)) == pytest.approx(
+        (0.9, 0.3 / 1000**0.5)
+    )
+    assert mean_and_error(np.zeros(0)) == (1.0, 0.0)  # nothing to lose
 
 
 def test_without_any_part_nothing_can_be_ranked() -> None:
