@@ -25,7 +25,8 @@ START = {"neighbours": 0.2}  # its scores are few and large; every other part st
 STEPS = (1.5, 1 / 1.5, 1.15, 1 / 1.15)
 MIXES = 10  # steps of 1 / MIXES in what the views of a new item count beside each other
 MOST = 2.0  # that they count together, of the whole sum that an item with all views has
-KNOWN_KEPT = 0.98  # of other items' HR@10, less a standard error, while new ones are let in
+KNOWN_KEPT = 0.98  # of other items' HR@10, while new ones are let in
+SURE = 1.645  # standard errors: that they keep it is 95 % sure, as far as users go
 NEAR = 3  # places: how far from its own a hit counts, less the farther
 
 Figures = NDArray[np.float64]
@@ -284,7 +285,7 @@ def choose_partial_factors(
 
     They are those with which new targets reach the best NDCG@10, among those with which known
     targets keep KNOWN_KEPT of the hits that they have where no new item is a candidate: what they
-    are measured to keep, less the standard error of that, as few users may have been asked.
+    are measured to keep, less SURE standard errors of that, as few users may have been asked.
 
     Args:
         known: questions about items that have all views.
@@ -326,7 +327,7 @@ def choose_partial_factors(
         for _ in range(10):
             middle = (low + high) / 2
             kept, error = mean_and_error(asked.kept(weights, alone, factors_of(parts, middle)))
-            if kept - error >= KNOWN_KEPT:
+            if kept - SURE * error >= KNOWN_KEPT:
                 low = middle
             else:
                 high = middle
