@@ -22,11 +22,11 @@ from torch.nn import functional
 from benchmarks.figures import record
 from models.projection import Projection
 from training.compare import read_comparison, variant_run
+from training.config import NeighboursSpec
 from training.encode import encode, read_llm_vectors
 from training.interactions import Split
 from training.neighbours import fit_neighbours
 from training.prepare import prepare, read_prepared
-from training.recipe import NeighboursSpec
 from training.scft import scft
 
 DEFAULT = Path("training/configs/compare/amazon-beauty.toml")

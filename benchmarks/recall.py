@@ -18,8 +18,9 @@ from service.batcher import Batcher
 from service.metrics import Metrics
 from service.recommender import Recommender
 from service.store import CatalogueStore
+from training.config import read_config
 from training.prepare import read_prepared
-from training.recipe import Run, read_config
+from training.recipe import Run
 
 K = 10
 

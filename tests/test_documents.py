@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from service.settings import reference
-from training.recipe import RunConfig
+from training.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 

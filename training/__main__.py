@@ -11,7 +11,9 @@ from models import OutOfMemory
 from models.bundle import BundleError
 from models.item import InvalidItem
 from models.llm import LLMError
-from training.recipe import STEPS, JobError, Run, cold_run, read_config, time_run
+from training import JobError
+from training.config import read_config
+from training.recipe import STEPS, Run, cold_run, time_run
 
 
 def main(arguments: list[str] | None = None) -> int:

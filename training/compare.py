@@ -20,21 +20,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load_file
 
+from training import JobError
 from training.compare_report import PROTOCOLS, as_markdown, as_svg
+from training.config import read_config
 from training.encode import encode
 from training.evaluate import evaluate
 from training.metrics import hit_rate, ndcg
 from training.prepare import prepare, read_prepared
 from training.rat import rat
-from training.recipe import (
-    JobError,
-    Run,
-    Step,
-    cold_run,
-    digest,
-    read_config,
-    write_atomically,
-)
+from training.recipe import Run, Step, cold_run, digest, write_atomically
 from training.scft import scft
 
 log = logging.getLogger(__name__)

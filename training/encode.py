@@ -19,8 +19,10 @@ from tqdm import tqdm
 from models.encoder import Encoder, dtype_name, runtime_dtype
 from models.item import Catalogue
 from models.llm import fingerprint_folder, sha256_of
+from training import JobError
+from training.config import RunConfig
 from training.prepare import read_prepared
-from training.recipe import JobError, Run, RunConfig, Step, digest
+from training.recipe import Run, Step, digest
 
 TF_IDF_DIM = 576  # as wide as the default LLM's vectors
 

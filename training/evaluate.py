@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from training import JobError
+from training.config import Evaluate
 from training.interactions import Split
 from training.metrics import hit_rate, interval, ndcg
 from training.prepare import read_cold, read_prepared
 from training.ranking import sample_negatives
 from training.rat import read_trained
-from training.recipe import Evaluate, JobError, Run, Step, write_atomically
+from training.recipe import Run, Step, write_atomically
 from training.report import as_markdown, cold_as_markdown
 
 SPLIT_BY = {

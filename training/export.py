@@ -5,10 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from models.bundle import write_bundle
+from training import JobError
 from training.encode import read_llm_vectors
 from training.prepare import read_prepared
 from training.rat import projection_spec, read_trained
-from training.recipe import JobError, Run, Step
+from training.recipe import Run, Step
 from training.report import as_card
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.llm import LLMError, convert_gguf, find, sha256_of
-from training.recipe import JobError
+from training import JobError
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import sparse
 
 from models.neighbours import Neighbours
+from training.config import NeighboursSpec
 from training.interactions import Rows
-from training.recipe import NeighboursSpec
 
 
 def fit_neighbours(histories: Sequence[Rows], items: int, spec: NeighboursSpec) -> Neighbours:

@@ -10,10 +10,11 @@ import numpy as np
 
 from models.item import Catalogue, InvalidItem, read_items, write_items
 from models.llm import sha256_of
+from training import JobError
 from training.cold import ColdItems
 from training.fetch import data_folder
 from training.interactions import Interactions, Split, by_time, leave_one_out
-from training.recipe import JobError, Run, Step, digest
+from training.recipe import Run, Step, digest
 from training.sources import Events, tabular
 from training.sources.formats import FORMATS
 from training.sources.k_core import k_core

@@ -27,22 +27,15 @@ from models.manifest import ProjectionSpec
 from models.neighbours import Neighbours
 from models.projection import PRINCIPAL, Projection
 from models.sequence import build
+from training import JobError
+from training.config import RAT, ContentView, RunConfig, SequenceSpec
 from training.encode import read_llm_vectors
 from training.interactions import Split
 from training.losses import contrastive
 from training.neighbours import fit_neighbours
 from training.prepare import read_cold, read_prepared
 from training.ranking import Ranker
-from training.recipe import (
-    RAT,
-    ContentView,
-    JobError,
-    Run,
-    RunConfig,
-    SequenceSpec,
-    Step,
-    digest,
-)
+from training.recipe import Run, Step, digest
 from training.views import (
     Align,
     HybridTable,

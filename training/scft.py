@@ -26,10 +26,12 @@ from models.encoder import Encoder, dtype_name, runtime_device, runtime_dtype
 from models.item import AttributeValue, Item, is_missing
 from models.llm import fingerprint_folder, load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt, PromptTemplate
+from training import JobError
+from training.config import SCFT, RunConfig
 from training.fetch import llm_folder
 from training.losses import contrastive
 from training.prepare import read_prepared
-from training.recipe import SCFT, JobError, Run, RunConfig, Step, digest, write_atomically
+from training.recipe import Run, Step, digest, write_atomically
 
 log = logging.getLogger(__name__)
 CALIBRATION_STEPS = 3

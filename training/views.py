@@ -21,12 +21,14 @@ from models.bundle import TrainedView
 from models.encoder import runtime_device
 from models.projection import Projection
 from models.sequence import build
+from training import JobError
 from training.batches import batches, windows
+from training.config import SequenceSpec
 from training.interactions import Split
 from training.losses import next_item_loss
 from training.metrics import ndcg
 from training.ranking import Ranker
-from training.recipe import JobError, SequenceSpec, Step
+from training.recipe import Step
 
 PROJECTED = 0.25  # of a projection in a hybrid vector; at 1 it drowns what is learnt
 K = 10  # early stopping looks at NDCG@10

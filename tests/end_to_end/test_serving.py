@@ -13,9 +13,10 @@ from safetensors.numpy import load_file
 from models.bundle import Bundle
 from models.item import read_items
 from tests.service.running import Client, in_this_process
+from training.config import read_config
 from training.interactions import Interactions, leave_one_out
 from training.rat import read_trained
-from training.recipe import Run, read_config
+from training.recipe import Run
 
 
 @pytest.fixture(scope="module")

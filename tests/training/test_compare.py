@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training import JobError
 from training.compare import paired_p, read_comparison, variant_run
 from training.compare_report import as_markdown, as_svg
-from training.recipe import JobError
 
 GOOD = 'config = "run.toml"\nseeds = [1]\nreference = "ours"\n[variants.ours]\n'
 

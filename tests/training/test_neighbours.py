@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from training.config import NeighboursSpec
 from training.neighbours import fit_neighbours
-from training.recipe import NeighboursSpec
 
 
 def spec(**changes: object) -> NeighboursSpec:

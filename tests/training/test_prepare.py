@@ -10,10 +10,12 @@ import pyarrow.parquet
 import pytest
 
 from models.item import Catalogue, Item
+from training import JobError
+from training.config import read_config
 from training.interactions import Interactions, by_time, leave_one_out
 from training.prepare import histories, prepare
 from training.ranking import sample_negatives
-from training.recipe import JobError, Run, read_config
+from training.recipe import Run
 from training.sources import Events, movielens, tabular
 
 

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from tests.end_to_end.conftest import write_config, write_data
 from tests.training.test_views import ITEMS, split_of
+from training import JobError
 from training.__main__ import main
+from training.config import RAT, SequenceSpec
 from training.losses import infonce
 from training.rat import _alignment, projection_spec
-from training.recipe import RAT, JobError, SequenceSpec, Step
+from training.recipe import Step
 from training.views import IdTable, train_view
 
 PAPER = Path(__file__).parents[2] / "training" / "configs" / "llmemb-paper.toml"

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from models.projection import Projection
+from training.config import SequenceSpec
 from training.interactions import Interactions, Split, leave_one_out
 from training.metrics import hit_rate
 from training.ranking import Ranker
-from training.recipe import SequenceSpec, Step
+from training.recipe import Step
 from training.views import (
     HybridTable,
     IdTable,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.item import InvalidItem, Item, is_missing, parse_item
-from training.recipe import JobError
+from training import JobError
 
 
 @dataclass(frozen=True)

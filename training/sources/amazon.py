@@ -9,7 +9,7 @@ import re
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from training.recipe import JobError
+from training import JobError
 from training.sources import Source, events_of, first_of_each, items_of
 from training.sources.reading import read_objects
 from training.sources.values import clean_text, clean_texts, field_of, id_of, price_of, time_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training.recipe import JobError
+from training import JobError
 from training.sources.reading import read_rows
 from training.sources.two_files import Event, Row, TwoFiles
 from training.sources.values import clean_text, id_of

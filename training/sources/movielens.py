@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.item import Item
-from training.recipe import JobError
+from training import JobError
 from training.sources import Events, Source, item_of
 from training.sources.reading import read_rows
 from training.sources.values import field_of, time_of

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.recipe import JobError
+from training import JobError
 
 GZIP = b"\x1f\x8b"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from training.recipe import JobError
+from training import JobError
 from training.sources import Source, events_of, items_of
 from training.sources.reading import read_rows
 from training.sources.values import id_of, time_of

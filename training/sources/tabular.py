@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from models.item import InvalidItem, Item, read_items
-from training.recipe import JobError
+from training import JobError
 from training.sources import Events, Source, item_of
 from training.sources.reading import read_rows
 from training.sources.values import time_of

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.recipe import JobError
+from training import JobError
 from training.sources import Source, events_of, first_of_each, items_of
 
 Event = tuple[str, str, float, str]  # user, item, seconds, file:line

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from training.recipe import JobError
+from training import JobError
 
 # A `<` that no letter follows is text ("< 3 kg"); a tag that is cut off counts by its `=`.
 TAG = re.compile(

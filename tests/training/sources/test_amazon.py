@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.sources.samples import attributes, interactions, lines, objects, review
-from training.recipe import JobError
+from training import JobError
 from training.sources import amazon
 
 

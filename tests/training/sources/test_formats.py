@@ -7,9 +7,10 @@ import pytest
 
 from tests.training.sources.samples import objects, review
 from tests.training.test_prepare import run_of
+from training import JobError
+from training.config import Data
 from training.interactions import Interactions
 from training.prepare import prepare, read_prepared
-from training.recipe import Data, JobError
 from training.sources.formats import FORMATS
 
 

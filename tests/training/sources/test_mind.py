@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.sources.samples import attributes, interactions, lines, seconds
-from training.recipe import JobError
+from training import JobError
 from training.sources import mind
 
 

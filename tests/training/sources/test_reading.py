@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.sources.samples import lines
-from training.recipe import JobError
+from training import JobError
 from training.sources import codes_of
 from training.sources.reading import read_objects
 from training.sources.values import clean_text, price_of
