@@ -213,13 +213,33 @@ def test_a_hit_is_kept_while_no_new_item_pushes_its_place_out_of_the_first_ten()
     assert nothing.tolist() == []
 
 
-def test_fewer_users_leave_less_room_for_new_items() -> None:
+def test_an_error_shrinks_with_the_root_of_how_many_hits_there_are() -> None:
     # One of ten hits is lost: .9 of them stay, give or take .3 over the root of their number.
     assert mean_and_error(np.array([1.0] * 9 + [0.0])) == pytest.approx((0.9, 0.3 / 10**0.5))
-    assert mean_and_error(np.array([1.0] * 900 + [0.0] * 100)) == pytest.approx(
-        (0.9, 0.3 / 1000**0.5)
-    )
+    many = np.array([1.0] * 900 + [0.0] * 100)
+    assert mean_and_error(many) == pytest.approx((0.9, 0.3 / 1000**0.5))
     assert mean_and_error(np.zeros(0)) == (1.0, 0.0)  # nothing to lose
+
+
+def test_the_same_answers_of_more_users_let_new_items_further_in() -> None:
+    new = np.arange(ITEMS) % 5 == 0
+    blurred = circle() + 0.2 * np.random.default_rng(1).normal(size=circle().shape)
+    both = [view("hybrid", circle(), "table"), view("content", blurred)]
+    views, follow = as_new(both, nobody(), new)
+    after = np.arange(1, ITEMS + 1, dtype=np.int32) % ITEMS + 1
+
+    def ask(which: np.ndarray, times: int = 1) -> Questions:
+        users = np.tile(np.flatnonzero(which), times)
+        return Questions([np.array([user + 1], np.int32) for user in users], after[users])
+
+    weights, unknown = {"hybrid": 0.5, "content": 0.5}, new[after - 1]
+    few, many = (
+        choose_partial_factors(views, follow, weights, ask(~unknown, times), ask(unknown))
+        for times in (1, 100)
+    )
+
+    assert many[0]["content"] > few[0]["content"]
+    assert 0.98 <= many[1]["known_kept"] < few[1]["known_kept"]
 
 
 def test_without_any_part_nothing_can_be_ranked() -> None:
