@@ -28,7 +28,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from models.encoder import BATCH_TOKENS, DTypeName, Encoded, Encoder, dtype_name
+from models.encoder import BATCH_TOKENS, Attention, DTypeName, Encoded, Encoder, dtype_name
 from models.item import Catalogue, Item, read_items, write_items
 from models.llm import defining_files, fingerprint, fingerprint_folder, sha256_of
 from models.manifest import (
@@ -95,6 +95,7 @@ def write_bundle(
     adapter: Path | None,
     template: PromptTemplate,
     max_tokens: int,
+    attention: Attention,
     dtype: Literal["bfloat16", "float32"],
     catalogue: Catalogue,
     llm_vectors: Floats,
@@ -169,6 +170,7 @@ def write_bundle(
         template=template,
         pooling="mean",
         max_tokens=max_tokens,
+        attention=attention,
         dtype=dtype,
         llm_dim=llm_vectors.shape[1],
         projection=projection_spec,
@@ -270,6 +272,7 @@ class Bundle:
                 "template": manifest.template.model_dump(mode="json"),
                 "pooling": manifest.pooling,
                 "max_tokens": manifest.max_tokens,
+                "attention": manifest.attention,
                 "dtype": self.dtype,
                 "quantisation": None,
             }
@@ -321,7 +324,11 @@ class Bundle:
     @classmethod
     def _load(cls, manifest: Manifest, folder: Path, llm: Path, dtype: DTypeName) -> "Bundle":
         encoder = Encoder.load(
-            llm, folder / "adapter" if manifest.adapter else None, dtype, manifest.max_tokens
+            llm,
+            folder / "adapter" if manifest.adapter else None,
+            dtype,
+            manifest.max_tokens,
+            manifest.attention,
         )
         catalogue = Catalogue(read_items(folder / "items.jsonl"))
         llm_vectors: Floats = load_arrays(folder / "llm_vectors.safetensors")["llm"]

@@ -21,6 +21,7 @@ from models.llm import load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt
 
 DTypeName = Literal["auto", "bfloat16", "float32"]
+Attention = Literal["native", "bidirectional"]
 # CPU and CUDA allocators; "an illegal memory access" is another thing.
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 MAX_TOKENS = 512  # of the item's own text; attributes beyond are cut and reported
@@ -91,10 +92,20 @@ class Encoder(nn.Module):
         llm: a causal decoder that returns `last_hidden_state`.
         tokenizer: its fast tokenizer.
         max_tokens: the longest an item's own text may be; the rest is cut and reported.
+        attention: `native` is the LLM's own, causal in a decoder; `bidirectional` lets every
+            token see the whole prompt (LLM2Vec, COLM 2024, arXiv 2404.05961, section 2.1), which
+            a decoder has to be tuned for.
     """
 
-    def __init__(self, llm: nn.Module, tokenizer: Any, max_tokens: int = MAX_TOKENS) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        llm: nn.Module,
+        tokenizer: Any,  # noqa: ANN401 - transformers is untyped here
+        max_tokens: int = MAX_TOKENS,
+        attention: Attention = "native",
+    ) -> None:
         super().__init__()
+        self.attention = attention
         self.llm = llm
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -113,6 +124,7 @@ class Encoder(nn.Module):
         adapter: Path | None = None,
         dtype: DTypeName = "auto",
         max_tokens: int = MAX_TOKENS,
+        attention: Attention = "native",
     ) -> "Encoder":
         """The encoder of an LLM folder, its LoRA adapter merged in fp32 before the cast to dtype.
 
@@ -125,7 +137,7 @@ class Encoder(nn.Module):
             with quiet_peft():
                 model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         model = model.to(device=runtime_device(), dtype=target).eval().requires_grad_(False)
-        return cls(model, load_tokenizer(folder), max_tokens)
+        return cls(model, load_tokenizer(folder), max_tokens, attention)
 
     @property
     def dim(self) -> int:
@@ -187,7 +199,9 @@ class Encoder(nn.Module):
         device = next(self.llm.parameters()).device
         try:
             states = self.llm(
-                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+                input_ids=ids.to(device),
+                attention_mask=self._mask(mask).to(device),
+                use_cache=False,
             ).last_hidden_state  # (B, T, D)
             pooled: Tensor = (states.float() * own.to(device)).sum(dim=1)
         except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -195,6 +209,14 @@ class Encoder(nn.Module):
                 raise
             raise OutOfMemory(f"{len(batch)} prompts of {longest} tokens do not fit") from error
         return pooled
+
+    def _mask(self, mask: Tensor) -> Tensor:
+        """What the LLM is handed for a (B, T) mask of the tokens that are there."""
+        if self.attention == "native":
+            return mask
+        # Transformers takes a mask of four dimensions as it is, (B, 1, T, T), and adds it.
+        hidden = (1 - mask).to(self.dtype) * torch.finfo(self.dtype).min
+        return hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
 
     def encode(self, prompts: Sequence[Prompt], batch_tokens: int = BATCH_TOKENS) -> Encoded:
         """LLM vectors of any number of prompts, in their order.

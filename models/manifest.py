@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.encoder import Attention
 from models.llm import sha256_of
 from models.projection import Activation, InputScaling
 from models.prompt import PromptTemplate
@@ -92,6 +93,7 @@ class Manifest(BaseModel):
     template: PromptTemplate
     pooling: Literal["mean"]
     max_tokens: int
+    attention: Attention = Field("native", description="see models.encoder.Encoder")
     dtype: Literal["bfloat16", "float32"] = Field(description="the stored LLM vectors ran in it")
     llm_dim: int
     projection: ProjectionSpec
@@ -107,6 +109,8 @@ class Manifest(BaseModel):
     def hash(self) -> str:
         """The hash of all that changes an answer."""
         facts = self.model_dump(mode="json", exclude=NOT_HASHED)
+        if self.attention == "native":
+            del facts["attention"]  # a bundle that was written before the field keeps its hash
         facts["files"] = {
             name: digest
             for name, digest in self.files.items()

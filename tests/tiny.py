@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from models.bundle import TrainedView, write_bundle
 from models.encoder import Encoder
@@ -23,8 +23,14 @@ MAX_HISTORY = 10
 OPTIONS: dict[str, int | float] = {"layers": 1, "heads": 2, "dropout": 0.0}
 
 
-def write_llm(folder: Path, seed: int = 0) -> Path:
-    """A two-layer random Llama over bytes, saved as transformers saves any LLM."""
+def write_llm(
+    folder: Path,
+    seed: int = 0,
+    kind: type[PreTrainedConfig] = LlamaConfig,
+    layers: int = 2,
+    **options: object,
+) -> Path:
+    """A small random LLM over bytes, a Llama unless told, saved as transformers saves any LLM."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<pad>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -32,16 +38,18 @@ def write_llm(folder: Path, seed: int = 0) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = kind(
         vocab_size=len(vocabulary),
         hidden_size=LLM_DIM,
         intermediate_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=1024,
+        pad_token_id=0,
+        **options,
     )
-    LlamaModel(config).save_pretrained(folder)
+    AutoModel.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -119,6 +127,7 @@ def write_tiny_bundle(
         adapter=None,
         template=TEMPLATE,
         max_tokens=128,
+        attention="native",
         dtype="float32",
         catalogue=catalogue,
         llm_vectors=llm_vectors,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.encoder import DTypeName
+from models.encoder import Attention, DTypeName
 from models.projection import PRINCIPAL, Activation, InputScaling
 from models.prompt import PromptTemplate
 from models.sequence import build
@@ -55,6 +55,9 @@ class LLM(_Section):
     revision: str | None = Field(None, description="of a hub id")
     dtype: DTypeName = Field("auto", description="what the LLM runs in")
     max_tokens: int = Field(256, ge=8, le=8192, description="of an item's own text; more is cut")
+    attention: Attention = Field(
+        "native", description="or bidirectional: every token sees all, which takes tuning"
+    )
 
 
 class SCFT(_Section):

@@ -54,12 +54,15 @@ def encode(run: Run) -> Step:
         "adapter": sha256_of(adapter / "adapter_model.safetensors") if adapter else None,
         "dtype": dtype,
         "max_tokens": config.llm.max_tokens,
+        "attention": config.llm.attention,
         "prompts": digest([config.template.render(item).text for item in catalogue]),
         "shard_items": config.encode.shard_items,
     }
     with run.shared("vectors", **made) as shared:
         if not shared.done:
-            encoder = Encoder.load(llm, adapter, dtype, config.llm.max_tokens)
+            encoder = Encoder.load(
+                llm, adapter, dtype, config.llm.max_tokens, config.llm.attention
+            )
             _encode(encoder, catalogue, config, shared)
         shutil.rmtree(step.folder / "shards", ignore_errors=True)
         (step.folder / "shards").mkdir()

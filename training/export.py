@@ -63,6 +63,7 @@ def export(run: Run) -> Step:
         adapter=tuned.folder / tuned.facts["adapter"] if tuned.facts["adapter"] else None,
         template=config.template,
         max_tokens=config.llm.max_tokens,
+        attention=config.llm.attention,
         dtype=encoded.facts["dtype"],
         catalogue=catalogue,
         llm_vectors=read_llm_vectors(encoded),
