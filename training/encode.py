@@ -60,9 +60,7 @@ def encode(run: Run) -> Step:
     }
     with run.shared("vectors", **made) as shared:
         if not shared.done:
-            encoder = Encoder.load(
-                llm, adapter, dtype, config.llm.max_tokens, config.llm.attention
-            )
+            encoder = Encoder.load(llm, adapter, dtype, config.llm.max_tokens, config.llm.attention)
             _encode(encoder, catalogue, config, shared)
         shutil.rmtree(step.folder / "shards", ignore_errors=True)
         (step.folder / "shards").mkdir()
