@@ -14,23 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.figures import record
 from models.projection import Projection
 from training.compare import read_comparison, variant_run
-from training.config import NeighboursSpec
 from training.encode import encode, read_llm_vectors
-from training.interactions import Split
-from training.neighbours import fit_neighbours
+from training.places import DIM, collaborative_places
 from training.prepare import prepare, read_prepared
 from training.scft import scft
 
 DEFAULT = Path("training/configs/compare/amazon-beauty.toml")
-DIM = 128  # of a place
 HIDDEN = 1024
 EPOCHS = 20
 BATCH = 256
@@ -58,7 +53,7 @@ def main() -> None:
                 step(run)
             _, split = read_prepared(run)
             vectors = read_llm_vectors(run.finished("encode"))
-        places = collaborative_places(split, run.config.rat.neighbours)
+        places = collaborative_places(split.train, len(split.counts) - 1, run.config.rat.neighbours)
         for model, hidden in (("linear", 0), ("network", HIDDEN)):
             ranks = [held_out_rank(vectors, places, hidden, draw) for draw in range(DRAWS)]
             values[f"{given.name}.readout.{name}.{model}"] = (
@@ -67,22 +62,6 @@ def main() -> None:
             )
             print(name, model, [round(rank, 4) for rank in ranks], flush=True)
     record(values, command)
-
-
-def collaborative_places(split: Split, spec: NeighboursSpec) -> NDArray[np.float32]:
-    """(n, 128) unit rows, zero where an item has no neighbour in the training split."""
-    items = len(split.counts) - 1
-    neighbours = fit_neighbours(split.train, items, spec)
-    froms, columns = np.nonzero(neighbours.rows)
-    tos = neighbours.rows[froms, columns] - 1
-    follows = sparse.csr_matrix((neighbours.weights[froms, columns], (froms, tos)), (items, items))
-    together = follows + follows.T
-    degree = np.asarray(together.sum(axis=1)).ravel()
-    scale = sparse.diags(np.where(degree > 0, degree.clip(1e-9) ** -0.5, 0))
-    left, strengths, _ = svds(scale @ together @ scale, k=DIM, random_state=0)
-    places = left * np.sqrt(strengths)
-    length = np.linalg.norm(places, axis=1, keepdims=True)
-    return np.where(length > 1e-6, places / length.clip(1e-6), 0).astype(np.float32)
 
 
 def held_out_rank(

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from models import OutOfMemory
 from models.item import InvalidItem
@@ -181,34 +182,52 @@ class Encoder(nn.Module):
             tokens.append(Tokens(self._instruction(prompt.instruction) + kept, len(kept), cut))
         return tokens
 
-    def forward(self, batch: Sequence[Tokens]) -> Tensor:
-        """LLM vectors of one batch, with gradients if they are on: (B, D) float32.
+    def states(self, batch: Sequence[Tokens], inputs: Sequence[Tensor] | None = None) -> Tensor:
+        """The last layer's states of one batch, padded on the right: (B, T, D).
+
+        Args:
+            inputs: (T, D) of each prompt, that an LLM without its lower layers reads in place of
+                the ids.
 
         Raises:
             OutOfMemory: the batch does not fit.
         """
         longest = max(len(tokens.ids) for tokens in batch)
+        device = next(self.llm.parameters()).device
         ids = torch.full((len(batch), longest), self._pad)  # (B, T)
         mask = torch.zeros(len(batch), longest, dtype=torch.long)
-        own = torch.zeros(len(batch), longest, 1)
         for row, tokens in enumerate(batch):
-            length = len(tokens.ids)
-            ids[row, :length] = torch.tensor(tokens.ids)
-            mask[row, :length] = 1
-            own[row, length - tokens.own : length] = 1 / tokens.own
-        device = next(self.llm.parameters()).device
+            ids[row, : len(tokens.ids)] = torch.tensor(tokens.ids)
+            mask[row, : len(tokens.ids)] = 1
         try:
-            states = self.llm(
-                input_ids=ids.to(device),
-                attention_mask=self._mask(mask).to(device),
-                use_cache=False,
-            ).last_hidden_state  # (B, T, D)
-            pooled: Tensor = (states.float() * own.to(device)).sum(dim=1)
+            if inputs is None:
+                read = {"input_ids": ids.to(device)}
+            else:
+                read = {"inputs_embeds": pad_sequence(list(inputs), batch_first=True).to(device)}
+            states: Tensor = self.llm(
+                **read, attention_mask=self._mask(mask).to(device), use_cache=False
+            ).last_hidden_state
         except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
                 raise
             raise OutOfMemory(f"{len(batch)} prompts of {longest} tokens do not fit") from error
-        return pooled
+        return states
+
+    def forward(self, batch: Sequence[Tokens], inputs: Sequence[Tensor] | None = None) -> Tensor:
+        """LLM vectors of one batch, with gradients if they are on: (B, D) float32.
+
+        Args:
+            inputs: as of `states`.
+
+        Raises:
+            OutOfMemory: the batch does not fit.
+        """
+        states = self.states(batch, inputs)
+        own = torch.zeros(*states.shape[:2], 1)
+        for row, tokens in enumerate(batch):
+            length = len(tokens.ids)
+            own[row, length - tokens.own : length] = 1 / tokens.own
+        return (states.float() * own.to(states.device)).sum(dim=1)
 
     def _mask(self, mask: Tensor) -> Tensor:
         """What the LLM is handed for a (B, T) mask of the tokens that are there."""

@@ -63,13 +63,22 @@ class LLM(_Section):
 class SCFT(_Section):
     """Supervised contrastive fine-tuning of the LLM with LoRA."""
 
+    objective: Literal["copies", "places"] = Field(
+        "copies",
+        description="two copies of an item land together; or its vector tells its place among "
+        "what is bought together",
+    )
+    layers: int | None = Field(
+        None, ge=1, description="the upper ones that are tuned; None: all of them"
+    )
     steps: int | None = Field(None, ge=0, description="0 leaves the LLM as it is")
-    minutes: float = Field(5.0, gt=0, description="without `steps`: as many as fit in this time")
-    batch_items: int = Field(32, ge=2, description="items of one step, two copies each")
+    epochs: float | None = Field(None, gt=0, description="without `steps`: passes over the items")
+    minutes: float = Field(5.0, gt=0, description="without both: as many steps as fit in this time")
+    batch_items: int = Field(32, ge=2, description="items of one step; of copies, two each")
     loss: ContrastiveLoss = Field(
         "infonce", description="cosine InfoNCE, or the paper's soft-target loss"
     )
-    temperature: float = Field(0.05, gt=0, description="of the contrastive loss")
+    temperature: float = Field(0.05, gt=0, description="of the loss over cosines")
     copies: Literal["thinned", "shuffled"] = Field(
         "thinned", description="values lose parts, too; or whole attributes only, as in the paper"
     )
@@ -89,6 +98,12 @@ class SCFT(_Section):
     )
     learning_rate: float = Field(2e-4, gt=0, description="highest; warm-up, then linear decay")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _upper_layers_have_no_dropout(self) -> "SCFT":
+        if self.objective == "places" and self.layers and self.lora_dropout:
+            raise ValueError('lora_dropout must be 0 where objective = "places" with layers')
+        return self
 
 
 class Encode(_Section):

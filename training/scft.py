@@ -1,25 +1,31 @@
-"""Recipe `scft`: tune the LLM with LoRA so that two thinned copies of an item land together.
+"""Recipe `scft`: tune the LLM with LoRA, by one of two objectives.
 
-Source: LLMEmb (arXiv 2409.19925), supervised contrastive fine-tuning. Departs from its published
-code: copies are drawn afresh every epoch, and thinned inside values too; the title stays; items
-of identical text are no negatives of each other; only the item's own words are pooled.
+`copies`: two thinned copies of an item land together. Source: LLMEmb (arXiv 2409.19925),
+supervised contrastive fine-tuning. Departs from its published code: copies are drawn afresh every
+epoch, and thinned inside values too; the title stays; items of identical text are no negatives of
+each other; only the item's own words are pooled.
+
+`places`: an item's vector tells, through a linear map, its place among what is bought together
+(training.places), found among those of all training items.
 
 Writes adapter/ in peft's layout; nothing where `steps` is 0. It is made in the cache, where
 another run that tunes the same LLM on the same items finds it.
 """
 
+import hashlib
 import json
 import logging
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import Tensor
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.encoder import Encoder, dtype_name, runtime_device, runtime_dtype
@@ -27,14 +33,18 @@ from models.item import AttributeValue, Item, is_missing
 from models.llm import fingerprint_folder, load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt, PromptTemplate
 from training import JobError
-from training.config import SCFT, RunConfig
+from training.config import SCFT, NeighboursSpec, RunConfig
 from training.fetch import llm_folder
 from training.losses import contrastive
+from training.places import HEAD_DECAY, HEAD_RATE, PlaceHead, collaborative_places
 from training.prepare import read_prepared
 from training.recipe import Run, Step, digest, write_atomically
+from training.upper import UpperLayers
 
 log = logging.getLogger(__name__)
 CALIBRATION_STEPS = 3
+ACTIVATIONS = "activations.bin"
+LENGTH_SPREAD = 8  # tokens by which prompts of one batch may come to differ
 Part = TypeVar("Part")
 
 
@@ -100,8 +110,9 @@ def shuffle(
 def scft(run: Run) -> Step:
     """Tune the LLM on the items with training interactions, or go on with it after a kill.
 
-    Without `steps`, three steps are timed and as many taken as fit in `minutes`; the count is
-    decided once, written down, and kept when the run is resumed.
+    Without `steps` and `epochs`, three steps are timed and as many taken as fit in `minutes`; the
+    count is decided once, written down, and kept when the run is resumed. Of `places`, items
+    without a neighbour in the training histories are left out.
 
     Raises:
         JobError: the LLM cannot be had, or the loss is no number any more.
@@ -118,18 +129,26 @@ def scft(run: Run) -> Step:
     if config.scft.steps == 0:
         step.finish(steps=0, adapter=None, llm=str(folder))
         return step
-    trained = [catalogue[row - 1] for row in np.flatnonzero(split.counts)]
+    places = None
+    known = np.flatnonzero(split.counts[1:])
+    if config.scft.objective == "places":
+        everywhere = collaborative_places(split.train, len(catalogue), NeighboursSpec())
+        known = np.flatnonzero(everywhere.any(axis=1))
+        places = everywhere[known]
+    trained = [catalogue[row] for row in known]
     made = {
         "llm": fingerprint_folder(folder),
         "dtype": dtype_name(runtime_dtype(config.llm.dtype)),
         "max_tokens": config.llm.max_tokens,
         "prompts": digest([config.template.render(item).text for item in trained]),
+        "attention": config.llm.attention,
         "scft": config.scft.model_dump(),
+        "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),
         "seed": config.seed,
     }
     with run.shared("adapters", **made) as shared:
         if not shared.done:
-            _tune(_Tuner(trained, folder, config), shared, config.scft)
+            _tune(_Tuner(trained, folder, config, places, shared.folder), shared, config.scft)
         shutil.rmtree(step.folder / "adapter", ignore_errors=True)
         shutil.copytree(shared.folder / "adapter", step.folder / "adapter")
         shutil.copyfile(shared.folder / "metrics.jsonl", step.folder / "metrics.jsonl")
@@ -154,6 +173,7 @@ def _tune(tuner: "_Tuner", shared: Step, spec: SCFT) -> None:
     tuner.save_adapter(shared.folder / "adapter")
     shared.finish(steps=steps)
     checkpoint.unlink(missing_ok=True)
+    (shared.folder / ACTIVATIONS).unlink(missing_ok=True)
 
 
 def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
@@ -163,6 +183,8 @@ def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
     if plan.exists():
         return int(plan.read_text()), tuner.load(checkpoint) if checkpoint.exists() else 0
     steps = spec.steps
+    if steps is None and spec.epochs:
+        steps = max(1, round(spec.epochs * tuner.batches))
     if steps is None:
         started = time.monotonic()
         for number in range(CALIBRATION_STEPS):
@@ -176,38 +198,89 @@ def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
 
 
 class _Tuner:
-    """The LLM with its LoRA adapter, its optimiser, and the batches they see."""
+    """The LLM with its LoRA adapter, its optimiser, and the batches they see.
 
-    def __init__(self, items: Sequence[Item], folder: Path, config: RunConfig) -> None:
+    Args:
+        places: (m, d) of the m items where the objective is `places`.
+        work: folder for what is stored while it runs.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        folder: Path,
+        config: RunConfig,
+        places: NDArray[np.float32] | None,
+        work: Path,
+    ) -> None:
         self.config = config
         self.spec = config.scft
         self.items = items
         self.size = min(self.spec.batch_items, len(items))
         if self.size < 2:
             raise JobError("scft needs at least two items; set scft.steps=0 for fewer")
-        model = load_model(folder, runtime_dtype(self.config.llm.dtype)).to(runtime_device())
+        self.batches = len(items) // self.size  # of one epoch
+        self.llm = load_model(folder, runtime_dtype(config.llm.dtype)).to(runtime_device())
+        tokenizer, limit = load_tokenizer(folder), config.llm.max_tokens
+        plain = Encoder(self.llm, tokenizer, limit, config.llm.attention)
+        self.upper: UpperLayers | None = None
+        self.head: PlaceHead | None = None
+        if places is not None:
+            prompts = [config.template.render(item) for item in items]
+            self.tokens = plain.tokenise(prompts)
+            if self.spec.layers:
+                self.upper = UpperLayers(
+                    self.llm, self.spec.layers, plain, self.tokens, work / ACTIVATIONS
+                )
+            untuned = self.upper.all().numpy() if self.upper else plain.encode(prompts).vectors
+            head = PlaceHead(untuned, places, self.spec.temperature, config.seed)
+            self.head = head.to(runtime_device())
+        self.peft = self._add_lora()
+        self.encoder = Encoder(self.peft, tokenizer, limit, config.llm.attention)
+        self.weights = {n: p for n, p in self.peft.named_parameters() if p.requires_grad}
+        for weight in self.weights.values():
+            weight.data = weight.data.float()  # Adam's small updates vanish in bfloat16
+        if self.head:
+            self.weights |= {f"head.{n}": p for n, p in self.head.head.named_parameters()}
+        self._start = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.reset()
+
+    def _add_lora(self) -> PeftModel:
+        targets: str | list[str] = "all-linear"
+        if self.spec.layers:
+            layers = getattr(self.llm, "layers", [])
+            if self.spec.layers > len(layers):
+                raise JobError(f"scft.layers={self.spec.layers}: the LLM has {len(layers)}")
+            targets = [
+                f"layers.{number}.{name}"
+                for number in range(len(layers) - self.spec.layers, len(layers))
+                for name, module in layers[number].named_modules()
+                if isinstance(module, nn.Linear)
+            ]
         lora = LoraConfig(
             r=self.spec.lora_rank,
             lora_alpha=self.spec.lora_alpha,
             lora_dropout=self.spec.lora_dropout,
-            target_modules="all-linear",
+            target_modules=targets,
         )
         torch.manual_seed(self.config.seed)
         with quiet_peft():
-            self.peft = get_peft_model(model, lora)
-        self.encoder = Encoder(self.peft, load_tokenizer(folder), self.config.llm.max_tokens)
-        self.weights = {n: p for n, p in self.peft.named_parameters() if p.requires_grad}
-        for weight in self.weights.values():
-            weight.data = weight.data.float()  # Adam's small updates vanish in bfloat16
-        self._start = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.reset()
+            return get_peft_model(self.llm, lora)
 
     def reset(self) -> None:
         """Back to the untuned LLM, as if no step had been taken."""
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self._start[name])
-        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=self.spec.learning_rate)
+        of_head = [w for name, w in self.weights.items() if name.startswith("head.")]
+        of_llm = [w for name, w in self.weights.items() if not name.startswith("head.")]
+        groups: list[dict[str, Any]] = [{"params": of_llm, "lr": self.spec.learning_rate}]
+        if of_head:
+            groups.append({"params": of_head, "lr": HEAD_RATE, "weight_decay": HEAD_DECAY})
+        # Places are learnt in some hundred steps at a high rate; the second moment has to follow.
+        betas = (0.9, 0.98) if of_head else (0.9, 0.999)
+        self.optimiser = torch.optim.AdamW(groups, betas=betas)
+        self._rates = [float(group["lr"]) for group in groups]
 
     def step(self, number: int, steps: int) -> float:
         """Take one step; the same number gives the same batch, copies and dropout.
@@ -218,11 +291,10 @@ class _Tuner:
         self.peft.train()
         torch.manual_seed(self.config.seed * 1_000_003 + number)
         # Linear decay after a short warm-up, as the published recipe decays.
-        rate = min((number + 1) / max(1, steps // 20), 1 - number / steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.spec.learning_rate * rate
-        left, right, same = self._batch(number)
-        loss = contrastive(self.spec.loss, left, right, self.spec.temperature, same)
+        share = min((number + 1) / max(1, steps // 20), 1 - number / steps)
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * share
+        loss = self._loss(number)
         value = float(loss.detach())
         if not np.isfinite(value):
             raise JobError(f"scft: the loss is {value} at step {number}; try llm.dtype=float32")
@@ -231,9 +303,32 @@ class _Tuner:
         self.optimiser.step()
         return value
 
+    def _loss(self, number: int) -> Tensor:
+        if not self.head:
+            left, right, same = self._batch(number)
+            return contrastive(self.spec.loss, left, right, self.spec.temperature, same)
+        rows = self._rows(number)
+        if self.upper:
+            self.upper.bind(self.peft)
+            vectors = self.upper(rows.tolist())
+        else:
+            vectors = self.encoder([self.tokens[row] for row in rows])
+        loss: Tensor = self.head(vectors, rows)
+        return loss
+
+    def _rows(self, number: int) -> NDArray[np.int64]:
+        """This step's items: about as long, so that padding costs little; each once an epoch."""
+        epoch, place = divmod(number, self.batches)
+        random = np.random.default_rng([self.config.seed, epoch])
+        lengths = np.array([len(each.ids) for each in self.tokens])
+        near = lengths + random.uniform(0, LENGTH_SPREAD, len(lengths))
+        batches = np.array_split(np.argsort(near, kind="stable"), self.batches)
+        rows: NDArray[np.int64] = batches[random.permutation(self.batches)[place]]
+        return rows
+
     def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors (B, D) of the two copies of this step's items, and which items read the same."""
-        epoch, place = divmod(number, len(self.items) // self.size)
+        epoch, place = divmod(number, self.batches)
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.items))
         items = [self.items[i] for i in order[place * self.size : (place + 1) * self.size]]
         random = np.random.default_rng([self.config.seed, number, 2])

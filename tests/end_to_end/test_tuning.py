@@ -1,0 +1,106 @@
+"""SCFT towards what is bought together, with a tiny LLM: learnt, resumed, and served as trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.encoder import Encoder
+from tests.end_to_end.conftest import write_config, write_data
+from training import scft
+from training.__main__ import main
+from training.config import read_config
+from training.encode import read_llm_vectors
+from training.prepare import read_prepared
+from training.recipe import Run
+
+BATCHES = 7  # of 8 items, in 60
+STEPS = 20 * BATCHES
+SETTINGS = [
+    'scft.objective="places"',
+    f"scft.steps={STEPS}",
+    "scft.learning_rate=3e-3",
+    "scft.temperature=0.1",
+    "scft.checkpoint_steps=7",
+]
+
+
+def changes(*more: str) -> list[str]:
+    return [part for change in (*SETTINGS, *more) for part in ("--set", change)]
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "scft" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("layers", [["scft.layers=1"], []])
+def test_an_llm_is_tuned_to_tell_what_is_bought_together(
+    tmp_path: Path, tiny_llm: Path, layers: list[str]
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+
+    assert main(["prepare", "--config", str(config)]) == 0
+    assert main(["scft", "--config", str(config), *changes(*layers)]) == 0
+
+    told = losses(tmp_path / "run")
+    assert len(told) == STEPS
+    assert np.mean(told[-BATCHES:]) < np.mean(told[:BATCHES]) - 0.2
+    assert not list((tmp_path / "cache").glob("adapters/*/activations.bin"))
+
+
+def test_vectors_of_a_tuned_llm_are_those_that_it_was_tuned_to(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    for step in ("prepare", "scft", "encode"):
+        assert main([step, "--config", str(config), *changes("scft.layers=1")]) == 0
+
+    run = Run(read_config(config, [*SETTINGS, "scft.layers=1"], None))
+    catalogue, _ = read_prepared(run)
+    vectors = read_llm_vectors(run.finished("encode"))
+    prompts = [run.config.template.render(item) for item in catalogue]
+    tuned = Encoder.load(tiny_llm, tmp_path / "run" / "scft" / "adapter", "float32")
+    np.testing.assert_allclose(vectors, tuned.encode(prompts).vectors, atol=1e-5)
+    untuned = Encoder.load(tiny_llm, dtype="float32").encode(prompts).vectors
+    assert np.abs(vectors - untuned).max() > 0.01
+
+
+def test_a_tuning_that_is_interrupted_ends_as_one_that_is_not(
+    tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_data(tmp_path / "data", predictable=True)
+    adapters = []
+    step = scft._Tuner.step
+
+    def stop(tuner: scft._Tuner, number: int, steps: int) -> float:
+        if number == 16:  # two steps after a checkpoint
+            raise KeyboardInterrupt
+        return step(tuner, number, steps)
+
+    for name, stops in (("whole", False), ("interrupted", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = write_config(folder, data, tiny_llm)
+        assert main(["prepare", "--config", str(config)]) == 0
+        command = ["scft", "--config", str(config), *changes("scft.layers=1")]
+        if stops:
+            with monkeypatch.context() as patched:
+                patched.setattr(scft._Tuner, "step", stop)
+                assert main(command) == 130
+        assert main(command) == 0
+        adapters.append((folder / "run/scft/adapter/adapter_model.safetensors").read_bytes())
+
+    assert adapters[0] == adapters[1]
+
+
+def test_more_layers_than_the_llm_has_are_refused(
+    tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    assert main(["prepare", "--config", str(config)]) == 0
+
+    assert main(["scft", "--config", str(config), *changes("scft.layers=5")]) == 1
+
+    assert "scft.layers=5: the LLM has 2" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from models.encoder import Encoder
+from models.llm import load_model, load_tokenizer
+from tests.models.test_llms import FAMILIES
+from tests.tiny import TEMPLATE, films, write_llm
+from training import JobError
+from training.upper import UpperLayers
+
+LAYERS = 4
+UPPER = ["layers.2.self_attn.q_proj", "layers.3.mlp.down_proj"]
+
+
+@pytest.fixture(params=FAMILIES)
+def llm(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    kind, options = FAMILIES[request.param]
+    return write_llm(tmp_path / "llm", kind=kind, layers=LAYERS, **options)
+
+
+def whole(folder: Path) -> Encoder:
+    return Encoder(load_model(folder, torch.float32), load_tokenizer(folder))
+
+
+def upper_layers(encoder: Encoder, folder: Path, layers: int = 2) -> UpperLayers:
+    prompts = encoder.tokenise([TEMPLATE.render(item) for item in films(7)])
+    return UpperLayers(encoder.llm, layers, encoder, prompts, folder / "stored")
+
+
+def test_upper_layers_over_stored_activations_are_the_whole_llm(llm: Path, tmp_path: Path) -> None:
+    encoder = whole(llm)
+
+    upper = upper_layers(encoder, tmp_path)
+
+    expected = torch.from_numpy(encoder.encode([TEMPLATE.render(f) for f in films(7)]).vectors)
+    torch.testing.assert_close(upper.all(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(upper([5, 1]), expected[[5, 1]], atol=1e-5, rtol=1e-4)
+
+
+def test_lora_that_is_added_up_once_is_the_lora_that_peft_runs(llm: Path, tmp_path: Path) -> None:
+    encoder = whole(llm)
+    upper = upper_layers(encoder, tmp_path)
+    torch.manual_seed(1)
+    tuned = get_peft_model(
+        encoder.llm,  # type: ignore[arg-type]
+        LoraConfig(r=2, target_modules=UPPER, init_lora_weights=False),
+    )
+
+    upper.bind(tuned)
+
+    vectors = upper([0, 4])
+    unmerged = Encoder(tuned, encoder.tokenizer)([upper.prompts[0], upper.prompts[4]])
+    torch.testing.assert_close(vectors, unmerged, atol=1e-5, rtol=1e-4)
+    vectors.sum().backward()
+    moved = [name for name, weight in tuned.named_parameters() if weight.grad is not None]
+    assert len(moved) == 2 * len(UPPER)
+    assert all("lora_" in name for name in moved)
+
+
+@pytest.mark.parametrize("layers", [LAYERS, 9])
+def test_an_llm_without_so_many_layers_says_so(tmp_path: Path, layers: int) -> None:
+    encoder = whole(write_llm(tmp_path / "llm", layers=LAYERS))
+
+    with pytest.raises(JobError, match=f"scft.layers={layers}: the LLM has 4 layers"):
+        upper_layers(encoder, tmp_path, layers)

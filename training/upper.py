@@ -1,0 +1,147 @@
+"""The upper layers of an LLM, tuned over what the lower ones say once and for all."""
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from models.encoder import BATCH_TOKENS, Encoder, Tokens, batches_by_length
+from training import JobError
+
+CLOSE = 0.02  # of the vectors' length, by which bfloat16 may be off
+SAMPLE = 4  # prompts that this is seen of
+
+
+def split_layers(model: nn.Module, upper: int) -> tuple[nn.Module, nn.Module]:
+    """A decoder as two: the layers below the `upper` last ones, without a norm, and those.
+
+    The two share the model's weights. Lower reads `input_ids`, upper reads what lower gave as
+    `inputs_embeds`.
+
+    Raises:
+        JobError: it has no more layers than that.
+    """
+    layers = model.layers
+    if not isinstance(layers, nn.ModuleList) or not 0 < upper < len(layers):
+        raise JobError(f"scft.layers={upper}: the LLM has {len(layers)} layers; name fewer")  # type: ignore[arg-type]
+    below = len(layers) - upper
+    lower, top = (_part(model, range(below)), _part(model, range(below, len(layers))))
+    lower.norm = nn.Identity()
+    return lower, top
+
+
+def _part(model: nn.Module, kept: range) -> Any:  # noqa: ANN401 - a model of transformers
+    part: Any = copy.copy(model)
+    part._modules = dict(model._modules)
+    part.config = copy.copy(model.config)
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds:
+        part.config.layer_types = [kinds[number] for number in kept]
+    part.config.num_hidden_layers = len(kept)
+    layers: Any = model.layers
+    part.layers = nn.ModuleList([layers[number] for number in kept])
+    return part
+
+
+class UpperLayers:
+    """Upper layers with LoRA, over stored activations of the layers below.
+
+    A step adds LoRA's product to each weight once, in place of multiplying by both factors at
+    every token; what is trained is peft's own parameters.
+
+    Args:
+        llm: the whole decoder, not yet wrapped by peft; peft may wrap it afterwards.
+        layers: how many are tuned.
+        prompts: what will be read.
+        file: where activations are stored, in the LLM's dtype; read from there as they are asked
+            for, so memory does not depend on the number of prompts.
+
+    Raises:
+        JobError: the LLM cannot be run in two parts.
+    """
+
+    def __init__(
+        self, llm: nn.Module, layers: int, encoder: Encoder, prompts: Sequence[Tokens], file: Path
+    ) -> None:
+        lower, upper = split_layers(llm, layers)
+        self.prompts = prompts
+        self._first: int = len(lower.layers)  # type: ignore[arg-type]
+        # A copy of its own, as peft puts LoRA's layers into the LLM it is given.
+        self._upper = _Merged(copy.deepcopy(upper))
+        self._encoder = Encoder(
+            self._upper, encoder.tokenizer, encoder.max_tokens, encoder.attention
+        )
+        reader = Encoder(lower, encoder.tokenizer, encoder.max_tokens, encoder.attention)
+        lengths = [len(each.ids) for each in prompts]
+        ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
+        self._spans = list(itertools.pairwise(ends))
+        self._stored = torch.from_file(
+            str(file), shared=True, size=ends[-1] * encoder.dim, dtype=encoder.dtype
+        ).view(ends[-1], encoder.dim)
+        with torch.inference_mode():
+            few = list(range(min(SAMPLE, len(prompts))))
+            self._store(reader, few)
+            whole = encoder([prompts[row] for row in few])
+            off = (whole - self(few)).norm() / whole.norm()
+            if not off < CLOSE:
+                raise JobError(
+                    f"scft.layers={layers}: this kind of LLM does not give the same in two parts; "
+                    "leave scft.layers out"
+                )
+            for rows in batches_by_length(lengths, BATCH_TOKENS):
+                self._store(reader, rows)
+
+    def _store(self, reader: Encoder, rows: Sequence[int]) -> None:
+        states = reader.states([self.prompts[row] for row in rows])
+        for place, row in enumerate(rows):
+            start, end = self._spans[row]
+            self._stored[start:end] = states[place, : end - start].cpu()
+
+    def bind(self, tuned: nn.Module) -> None:
+        """Take on the LoRA of peft's model, with gradients to its parameters if they are on."""
+        self._upper.weights = dict(self._merged(tuned))
+
+    def _merged(self, tuned: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        for name, module in tuned.named_modules():
+            if isinstance(module, LoraLinear):
+                layer, _, rest = name.partition("layers.")[2].partition(".")
+                weight: Tensor = module.weight  # of the LLM's own layer
+                merged = weight.float() + module.get_delta_weight("default").float()
+                yield f"layers.{int(layer) - self._first}.{rest}.weight", merged.to(weight.dtype)
+
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        """LLM vectors (B, D) of the prompts in `rows`, with gradients if they are on."""
+        vectors: Tensor = self._encoder(
+            [self.prompts[row] for row in rows], self._activations(rows)
+        )
+        return vectors
+
+    def all(self) -> Tensor:
+        """LLM vectors of all prompts, (n, D), without gradients."""
+        found = torch.empty(len(self.prompts), self._stored.shape[1])
+        with torch.inference_mode():
+            for rows in batches_by_length([len(each.ids) for each in self.prompts], BATCH_TOKENS):
+                found[rows] = self(rows).cpu()
+        return found
+
+    def _activations(self, rows: Sequence[int]) -> list[Tensor]:
+        return [self._stored[slice(*self._spans[row])] for row in rows]
+
+
+class _Merged(nn.Module):
+    """A model that runs with some of its weights replaced."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.config = model.config
+        self.weights: Mapping[str, Tensor] = {}
+
+    def forward(self, **inputs: object) -> Any:  # noqa: ANN401 - what the model returns
+        return functional_call(self.model, dict(self.weights), (), inputs)
