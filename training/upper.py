@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class UpperLayers:
             for, so memory does not depend on the number of prompts.
 
     Raises:
-        JobError: the LLM cannot be run in two parts.
+        JobError: the LLM cannot be run in two parts, or the file does not fit on the disk.
     """
 
     def __init__(
@@ -81,9 +82,7 @@ class UpperLayers:
         lengths = [len(each.ids) for each in prompts]
         ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
         self._spans = list(itertools.pairwise(ends))
-        self._stored = torch.from_file(
-            str(file), shared=True, size=ends[-1] * encoder.dim, dtype=encoder.dtype
-        ).view(ends[-1], encoder.dim)
+        self._stored = _on_disk(file, ends[-1], encoder.dim, encoder.dtype)
         with torch.inference_mode():
             few = list(range(min(SAMPLE, len(prompts))))
             self._store(reader, few)
@@ -132,6 +131,26 @@ class UpperLayers:
 
     def _activations(self, rows: Sequence[int]) -> list[Tensor]:
         return [self._stored[slice(*self._spans[row])] for row in rows]
+
+
+def _on_disk(file: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """A tensor (rows, width) that is the file's contents.
+
+    Raises:
+        JobError: it does not fit.
+    """
+    size = rows * width * dtype.itemsize
+    try:
+        with file.open("wb") as handle:
+            # Taken now: a disk that is full later would kill the process at a write to memory.
+            os.posix_fallocate(handle.fileno(), 0, size)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise JobError(
+            f"scft: {size / 1e6:.0f} MB of activations cannot be written to {file.parent} "
+            f"({error.strerror}); make room, set `cache` to another disk, or leave scft.layers out"
+        ) from None
+    return torch.from_file(str(file), shared=True, size=rows * width, dtype=dtype).view(rows, width)
 
 
 class _Merged(nn.Module):

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def test_lora_that_is_added_up_once_is_the_lora_that_peft_runs(llm: Path, tmp_pa
     moved = [name for name, weight in tuned.named_parameters() if weight.grad is not None]
     assert len(moved) == 2 * len(UPPER)
     assert all("lora_" in name for name in moved)
+
+
+def test_activations_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path: Path) -> None:
+    encoder = whole(write_llm(tmp_path / "llm", layers=LAYERS))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(JobError, match="activations cannot be written"):
+            upper_layers(encoder, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert not (tmp_path / "stored").exists()
 
 
 @pytest.mark.parametrize("layers", [LAYERS, 9])
