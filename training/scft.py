@@ -223,6 +223,8 @@ class _Tuner:
         self.llm = load_model(folder, runtime_dtype(config.llm.dtype)).to(runtime_device())
         tokenizer, limit = load_tokenizer(folder), config.llm.max_tokens
         plain = Encoder(self.llm, tokenizer, limit, config.llm.attention)
+        self._epoch = -1
+        self._order: list[NDArray[np.int64]] = []  # batches of that epoch
         self.upper: UpperLayers | None = None
         self.head: PlaceHead | None = None
         if places is not None:
@@ -319,12 +321,14 @@ class _Tuner:
     def _rows(self, number: int) -> NDArray[np.int64]:
         """This step's items: about as long, so that padding costs little; each once an epoch."""
         epoch, place = divmod(number, self.batches)
-        random = np.random.default_rng([self.config.seed, epoch])
-        lengths = np.array([len(each.ids) for each in self.tokens])
-        near = lengths + random.uniform(0, LENGTH_SPREAD, len(lengths))
-        batches = np.array_split(np.argsort(near, kind="stable"), self.batches)
-        rows: NDArray[np.int64] = batches[random.permutation(self.batches)[place]]
-        return rows
+        if epoch != self._epoch:
+            random = np.random.default_rng([self.config.seed, epoch])
+            lengths = np.array([len(each.ids) for each in self.tokens])
+            near = lengths + random.uniform(0, LENGTH_SPREAD, len(lengths))
+            batches = np.array_split(np.argsort(near, kind="stable"), self.batches)
+            self._epoch = epoch
+            self._order = [batches[i] for i in random.permutation(self.batches)]
+        return self._order[place]
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors (B, D) of the two copies of this step's items, and which items read the same."""
