@@ -6,6 +6,7 @@ Shapes: B prompts of one batch, T tokens, n prompts in all, D = d_llm.
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,7 +200,7 @@ class Encoder(nn.Module):
         for row, tokens in enumerate(batch):
             ids[row, : len(tokens.ids)] = torch.tensor(tokens.ids)
             mask[row, : len(tokens.ids)] = 1
-        try:
+        with _out_of_memory_told(len(batch), longest):
             if inputs is None:
                 read = {"input_ids": ids.to(device)}
             else:
@@ -207,10 +208,6 @@ class Encoder(nn.Module):
             states: Tensor = self.llm(
                 **read, attention_mask=self._mask(mask).to(device), use_cache=False
             ).last_hidden_state
-        except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
-                raise
-            raise OutOfMemory(f"{len(batch)} prompts of {longest} tokens do not fit") from error
         return states
 
     def forward(self, batch: Sequence[Tokens], inputs: Sequence[Tensor] | None = None) -> Tensor:
@@ -227,7 +224,9 @@ class Encoder(nn.Module):
         for row, tokens in enumerate(batch):
             length = len(tokens.ids)
             own[row, length - tokens.own : length] = 1 / tokens.own
-        return (states.float() * own.to(states.device)).sum(dim=1)
+        with _out_of_memory_told(*states.shape[:2]):
+            pooled: Tensor = (states.float() * own.to(states.device)).sum(dim=1)
+        return pooled
 
     def _mask(self, mask: Tensor) -> Tensor:
         """What the LLM is handed for a (B, T) mask of the tokens that are there."""
@@ -263,6 +262,17 @@ class Encoder(nn.Module):
             np.array([each.own for each in tokens], np.int32),
             [each.cut for each in tokens],
         )
+
+
+@contextmanager
+def _out_of_memory_told(prompts: int, tokens: int) -> Iterator[None]:
+    """Turns what CPU and GPU raise when a batch does not fit into OutOfMemory."""
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        raise OutOfMemory(f"{prompts} prompts of {tokens} tokens do not fit") from error
 
 
 def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

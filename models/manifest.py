@@ -12,7 +12,7 @@ from models.llm import sha256_of
 from models.projection import Activation, InputScaling
 from models.prompt import PromptTemplate
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 CARD = "README.md"
 Source = Literal["projection", "content", "table"]
@@ -93,7 +93,7 @@ class Manifest(BaseModel):
     template: PromptTemplate
     pooling: Literal["mean"]
     max_tokens: int
-    attention: Attention = Field("native", description="see models.encoder.Encoder")
+    attention: Attention = Field(description="see models.encoder.Encoder")
     dtype: Literal["bfloat16", "float32"] = Field(description="the stored LLM vectors ran in it")
     llm_dim: int
     projection: ProjectionSpec
@@ -109,8 +109,6 @@ class Manifest(BaseModel):
     def hash(self) -> str:
         """The hash of all that changes an answer."""
         facts = self.model_dump(mode="json", exclude=NOT_HASHED)
-        if self.attention == "native":
-            del facts["attention"]  # a bundle that was written before the field keeps its hash
         facts["files"] = {
             name: digest
             for name, digest in self.files.items()

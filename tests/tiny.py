@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from models.bundle import TrainedView, write_bundle
-from models.encoder import Encoder
+from models.encoder import Attention, Encoder
 from models.item import Catalogue, Item
 from models.manifest import ProjectionSpec
 from models.neighbours import Neighbours
@@ -83,13 +83,14 @@ def write_tiny_bundle(
     count: int = 12,
     seed: int = 0,
     include_llm: bool = True,
+    attention: Attention = "native",
 ) -> Path:
     """A bundle with a `text` view of all films and an `id` view of all but the last film.
 
     Each film is followed by the next.
     """
     catalogue = Catalogue(films(count))
-    encoder = Encoder.load(llm, dtype="float32")
+    encoder = Encoder.load(llm, dtype="float32", attention=attention)
     llm_vectors = encoder.encode([TEMPLATE.render(item) for item in catalogue]).vectors
     torch.manual_seed(seed)
     spec = ProjectionSpec(dims=(8, 12, DIM), scaling="whiten", unit=True, activation="gelu")
@@ -127,7 +128,7 @@ def write_tiny_bundle(
         adapter=None,
         template=TEMPLATE,
         max_tokens=128,
-        attention="native",
+        attention=attention,
         dtype="float32",
         catalogue=catalogue,
         llm_vectors=llm_vectors,

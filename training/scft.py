@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from models.encoder import Encoder, dtype_name, runtime_device, runtime_dtype
@@ -39,7 +39,7 @@ from training.losses import contrastive
 from training.places import HEAD_DECAY, HEAD_RATE, PlaceHead, collaborative_places
 from training.prepare import read_prepared
 from training.recipe import Run, Step, digest, write_atomically
-from training.upper import UpperLayers
+from training.upper import UpperLayers, upper_linears
 
 log = logging.getLogger(__name__)
 CALIBRATION_STEPS = 3
@@ -250,15 +250,7 @@ class _Tuner:
     def _add_lora(self) -> PeftModel:
         targets: str | list[str] = "all-linear"
         if self.spec.layers:
-            layers = getattr(self.llm, "layers", [])
-            if self.spec.layers > len(layers):
-                raise JobError(f"scft.layers={self.spec.layers}: the LLM has {len(layers)}")
-            targets = [
-                f"layers.{number}.{name}"
-                for number in range(len(layers) - self.spec.layers, len(layers))
-                for name, module in layers[number].named_modules()
-                if isinstance(module, nn.Linear)
-            ]
+            targets = upper_linears(self.llm, self.spec.layers)
         lora = LoraConfig(
             r=self.spec.lora_rank,
             lora_alpha=self.spec.lora_alpha,

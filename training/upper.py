@@ -19,6 +19,34 @@ CLOSE = 0.02  # of the vectors' length, by which bfloat16 may be off
 SAMPLE = 4  # prompts that this is seen of
 
 
+def upper_linears(llm: nn.Module, upper: int) -> list[str]:
+    """Names of the linear maps of a decoder's `upper` last layers.
+
+    Raises:
+        JobError: it has no more layers than that, or keeps none where decoders do.
+    """
+    layers = _layers(llm, upper)
+    return [
+        f"layers.{number}.{name}"
+        for number in range(len(layers) - upper, len(layers))
+        for name, module in layers[number].named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+
+
+def _layers(llm: nn.Module, upper: int) -> nn.ModuleList:
+    layers = getattr(llm, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise JobError(
+            f"scft.layers={upper}: {type(llm).__name__} is no decoder; leave scft.layers out"
+        )
+    if upper >= len(layers):
+        raise JobError(
+            f"scft.layers={upper}: the LLM has {len(layers)} layers; name fewer, or leave it out"
+        )
+    return layers
+
+
 def split_layers(model: nn.Module, upper: int) -> tuple[nn.Module, nn.Module]:
     """A decoder as two: the layers below the `upper` last ones, without a norm, and those.
 
@@ -26,14 +54,12 @@ def split_layers(model: nn.Module, upper: int) -> tuple[nn.Module, nn.Module]:
     `inputs_embeds`.
 
     Raises:
-        JobError: it has no more layers than that.
+        JobError: it has no more layers than that, or keeps none where decoders do.
     """
-    layers = model.layers
-    if not isinstance(layers, nn.ModuleList) or not 0 < upper < len(layers):
-        raise JobError(f"scft.layers={upper}: the LLM has {len(layers)} layers; name fewer")  # type: ignore[arg-type]
-    below = len(layers) - upper
-    lower, top = (_part(model, range(below)), _part(model, range(below, len(layers))))
+    count = len(_layers(model, upper))
+    lower, top = _part(model, range(count - upper)), _part(model, range(count - upper, count))
     lower.norm = nn.Identity()
+    top.embed_tokens = nn.Identity()
     return lower, top
 
 

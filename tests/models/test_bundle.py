@@ -83,6 +83,20 @@ def test_exporting_the_same_twice_gives_the_same_hashes(
     assert read_manifest(again).bundle_hash == read_manifest(tiny_bundle).bundle_hash
 
 
+def test_a_bundle_reads_items_with_the_attention_that_it_was_exported_with(
+    tiny_llm: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    both = Bundle.open(
+        write_tiny_bundle(tmp_path / "both", tiny_llm, attention="bidirectional"), dtype="float32"
+    )
+
+    encoded = both.encode([both.prompt(item) for item in both.catalogue])
+
+    np.testing.assert_allclose(encoded.vectors, both.llm_vectors, atol=1e-5)
+    assert np.abs(both.llm_vectors - bundle.llm_vectors).max() > 0.01
+    assert both.encoder_hash != bundle.encoder_hash
+
+
 def test_the_encoder_hash_depends_on_the_runtime_dtype(bundle: Bundle, tiny_bundle: Path) -> None:
     half = Bundle.open(tiny_bundle, dtype="bfloat16")
 
@@ -132,7 +146,7 @@ def test_a_truncated_manifest_is_refused(copy: Path) -> None:
 def test_a_bundle_of_another_format_is_refused(copy: Path) -> None:
     edit_manifest(copy, lambda fields: fields.update(format=99))
 
-    with pytest.raises(BundleError, match="format 99; this version reads format 2"):
+    with pytest.raises(BundleError, match="format 99; this version reads format 3"):
         Bundle.open(copy)
 
 

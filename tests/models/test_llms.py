@@ -15,7 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from models.encoder import Encoder
+from models.encoder import Attention, Encoder
 from models.prompt import Prompt
 from tests.tiny import TEMPLATE, films, write_llm
 
@@ -41,9 +41,9 @@ def prompts() -> list[Prompt]:
 
 @pytest.mark.parametrize("attention", ["native", "bidirectional"])
 def test_padding_is_invisible_whichever_way_tokens_see_each_other(
-    llm: Path, attention: str
+    llm: Path, attention: Attention
 ) -> None:
-    encoder = Encoder.load(llm, dtype="float32", attention=attention)  # type: ignore[arg-type]
+    encoder = Encoder.load(llm, dtype="float32", attention=attention)
 
     together = encoder.encode(prompts()).vectors
 

@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import BertConfig
 
-from models.encoder import Encoder
+from models.encoder import Attention, Encoder
 from models.llm import load_model, load_tokenizer
 from tests.models.test_llms import FAMILIES
 from tests.tiny import TEMPLATE, films, write_llm
 from training import JobError
-from training.upper import UpperLayers
+from training.upper import UpperLayers, upper_linears
 
 LAYERS = 4
 UPPER = ["layers.2.self_attn.q_proj", "layers.3.mlp.down_proj"]
@@ -22,8 +23,8 @@ def llm(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return write_llm(tmp_path / "llm", kind=kind, layers=LAYERS, **options)
 
 
-def whole(folder: Path) -> Encoder:
-    return Encoder(load_model(folder, torch.float32), load_tokenizer(folder))
+def whole(folder: Path, attention: Attention = "native") -> Encoder:
+    return Encoder(load_model(folder, torch.float32), load_tokenizer(folder), attention=attention)
 
 
 def upper_layers(encoder: Encoder, folder: Path, layers: int = 2) -> UpperLayers:
@@ -31,8 +32,11 @@ def upper_layers(encoder: Encoder, folder: Path, layers: int = 2) -> UpperLayers
     return UpperLayers(encoder.llm, layers, encoder, prompts, folder / "stored")
 
 
-def test_upper_layers_over_stored_activations_are_the_whole_llm(llm: Path, tmp_path: Path) -> None:
-    encoder = whole(llm)
+@pytest.mark.parametrize("attention", ["native", "bidirectional"])
+def test_upper_layers_over_stored_activations_are_the_whole_llm(
+    llm: Path, tmp_path: Path, attention: Attention
+) -> None:
+    encoder = whole(llm, attention)
 
     upper = upper_layers(encoder, tmp_path)
 
@@ -72,6 +76,15 @@ def test_activations_that_do_not_fit_on_the_disk_are_a_clear_error(tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     assert not (tmp_path / "stored").exists()
+
+
+def test_an_encoder_of_another_build_is_refused_by_its_name(tmp_path: Path) -> None:
+    encoder = whole(write_llm(tmp_path / "bert", kind=BertConfig))
+
+    with pytest.raises(JobError, match="scft.layers=1: BertModel is no decoder"):
+        upper_layers(encoder, tmp_path, 1)
+    with pytest.raises(JobError, match="scft.layers=1: BertModel is no decoder"):
+        upper_linears(encoder.llm, 1)
 
 
 @pytest.mark.parametrize("layers", [LAYERS, 9])
