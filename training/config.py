@@ -98,6 +98,12 @@ class SCFT(_Section):
     )
     learning_rate: float = Field(2e-4, gt=0, description="highest; warm-up, then linear decay")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="epochs without a better validation NDCG@10 of the vectors by themselves, "
+        "after which the best are kept; None: no look at them",
+    )
 
     @model_validator(mode="after")
     def _upper_layers_have_no_dropout(self) -> "SCFT":

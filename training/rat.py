@@ -26,9 +26,9 @@ from models.bundle import TrainedView
 from models.manifest import ProjectionSpec
 from models.neighbours import Neighbours
 from models.projection import PRINCIPAL, Projection
-from models.sequence import build
 from training import JobError
-from training.config import RAT, ContentView, RunConfig, SequenceSpec
+from training.config import RAT, RunConfig, SequenceSpec
+from training.content import content_view
 from training.encode import read_llm_vectors
 from training.interactions import Split
 from training.losses import contrastive
@@ -274,30 +274,6 @@ def new_projection(
     projection = Projection(llm_vectors.shape[1], **dict(spec))
     projection.fit(llm_vectors[trained])
     return projection
-
-
-def content_view(
-    projection: Projection,
-    llm_vectors: NDArray[np.float32],
-    trained: NDArray[np.bool_],
-    spec: ContentView,
-) -> TrainedView:
-    """The scaled LLM vectors themselves (n, dims[0]), read as the mean of the latest items."""
-    with torch.inference_mode():
-        items = projection.content(torch.from_numpy(llm_vectors)).numpy()
-    options = {"decay": spec.decay}
-    return TrainedView(
-        name="content",
-        source="content",
-        sequence_model="mean",
-        options=options,
-        max_history=spec.latest,
-        weight=1.0,
-        model=build("mean", items.shape[1], spec.latest, **options),
-        items=items,
-        present=np.ones(len(items), bool),
-        trained=trained,
-    )
 
 
 def _read_views(run: Run, step: Step, split: Split) -> tuple[dict[str, TrainedView], Projection]:

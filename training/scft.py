@@ -12,14 +12,15 @@ Writes adapter/ in peft's layout; nothing where `steps` is 0. It is made in the 
 another run that tunes the same LLM on the same items finds it.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from models.llm import fingerprint_folder, load_model, load_tokenizer, quiet_pef
 from models.prompt import Prompt, PromptTemplate
 from training import JobError
 from training.config import SCFT, NeighboursSpec, RunConfig
+from training.content import content_quality
 from training.fetch import llm_folder
 from training.losses import contrastive
 from training.places import HEAD_DECAY, HEAD_RATE, PlaceHead, collaborative_places
@@ -46,6 +48,7 @@ CALIBRATION_STEPS = 3
 ACTIVATIONS = "activations.bin"
 LENGTH_SPREAD = 8  # tokens by which prompts of one batch may come to differ
 Part = TypeVar("Part")
+Look = Callable[[NDArray[np.float32]], dict[str, float]]
 
 
 def thin(
@@ -142,13 +145,21 @@ def scft(run: Run) -> Step:
         "max_tokens": config.llm.max_tokens,
         "prompts": digest([config.template.render(item).text for item in trained]),
         "attention": config.llm.attention,
-        "scft": config.scft.model_dump(),
+        "scft": config.scft.model_dump(exclude_defaults=True),
         "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),
         "seed": config.seed,
     }
+    look: Look | None = None
+    if config.scft.patience:
+        # What is seen decides when to stop, so the adapter depends on it.
+        made["watched"] = [split.validating.tolist(), split.validation.tolist()]
+        look = functools.partial(
+            content_quality, rows=known, split=split, text=config.rat.text, spec=config.rat.content
+        )
     with run.shared("adapters", **made) as shared:
         if not shared.done:
-            _tune(_Tuner(trained, folder, config, places, shared.folder), shared, config.scft)
+            tuner = _Tuner(trained, folder, config, places, shared.folder)
+            _tune(tuner, shared, config.scft, look)
         shutil.rmtree(step.folder / "adapter", ignore_errors=True)
         shutil.copytree(shared.folder / "adapter", step.folder / "adapter")
         shutil.copyfile(shared.folder / "metrics.jsonl", step.folder / "metrics.jsonl")
@@ -156,32 +167,59 @@ def scft(run: Run) -> Step:
     return step
 
 
-def _tune(tuner: "_Tuner", shared: Step, spec: SCFT) -> None:
-    """Take the steps that are not taken yet."""
-    steps, taken = _plan(tuner, shared, spec)
-    checkpoint = shared.folder / "checkpoint.pt"
+def _tune(tuner: "_Tuner", shared: Step, spec: SCFT, look: Look | None) -> None:
+    """Take the steps that are not taken yet.
+
+    Args:
+        look: what the vectors (m, D) of the tuned items do by themselves; None where nobody asks.
+    """
+    steps, taken, watched = _plan(tuner, shared, spec)
+    checkpoint, best = shared.folder / "checkpoint.pt", shared.folder / "best.pt"
     bar = tqdm(total=steps, initial=taken, desc="scft", unit="step")
-    while taken < steps:
+    while taken < steps and not (spec.patience and watched.since >= spec.patience):
         loss = tuner.step(taken, steps)
         taken += 1
         shared.log(step=taken, loss=round(loss, 5))
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}")
+        if look and (taken % tuner.batches == 0 or taken == steps):
+            seen = look(tuner.vectors())
+            shared.log(step=taken, **seen)
+            watched = watched.after(seen["validation_ndcg10"], taken)
+            if not watched.since:
+                tuner.save(best, taken, watched)
         if taken % spec.checkpoint_steps == 0 or taken == steps:
-            tuner.save(checkpoint, taken)
+            tuner.save(checkpoint, taken, watched)
     bar.close()
+    if best.exists():
+        tuner.load(best)
     tuner.save_adapter(shared.folder / "adapter")
-    shared.finish(steps=steps)
-    checkpoint.unlink(missing_ok=True)
-    (shared.folder / ACTIVATIONS).unlink(missing_ok=True)
+    shared.finish(steps=watched.step if look else steps)
+    for each in (checkpoint, best, shared.folder / ACTIVATIONS):
+        each.unlink(missing_ok=True)
 
 
-def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
-    """How many steps there are in all, and how many of them are done."""
+class _Watched(NamedTuple):
+    """The best validation NDCG@10 so far, after how many steps, and how many looks ago."""
+
+    best: float = -1.0
+    step: int = 0
+    since: int = 0
+
+    def after(self, reached: float, step: int) -> "_Watched":
+        """What is known after one look more."""
+        if reached > self.best:
+            return _Watched(reached, step, 0)
+        return self._replace(since=self.since + 1)
+
+
+def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int, _Watched]:
+    """How many steps there are in all, how many of them are done, and what was seen by then."""
     plan = step.folder / "steps"
     checkpoint = step.folder / "checkpoint.pt"
     if plan.exists():
-        return int(plan.read_text()), tuner.load(checkpoint) if checkpoint.exists() else 0
+        done = tuner.load(checkpoint) if checkpoint.exists() else (0, _Watched())
+        return int(plan.read_text()), *done
     steps = spec.steps
     if steps is None and spec.epochs:
         steps = max(1, round(spec.epochs * tuner.batches))
@@ -194,7 +232,7 @@ def _plan(tuner: "_Tuner", step: Step, spec: SCFT) -> tuple[int, int]:
         log.info("scft: %.1f s a step, so %d steps in %g minutes", seconds, steps, spec.minutes)
         tuner.reset()
     write_atomically(plan, str(steps))
-    return steps, 0
+    return steps, 0, _Watched()
 
 
 class _Tuner:
@@ -227,14 +265,14 @@ class _Tuner:
         self._order: list[NDArray[np.int64]] = []  # batches of that epoch
         self.upper: UpperLayers | None = None
         self.head: PlaceHead | None = None
+        self.prompts = [config.template.render(item) for item in items]
         if places is not None:
-            prompts = [config.template.render(item) for item in items]
-            self.tokens = plain.tokenise(prompts)
+            self.tokens = plain.tokenise(self.prompts)
             if self.spec.layers:
                 self.upper = UpperLayers(
                     self.llm, self.spec.layers, plain, self.tokens, work / ACTIVATIONS
                 )
-            untuned = self.upper.all().numpy() if self.upper else plain.encode(prompts).vectors
+            untuned = self.upper.all().numpy() if self.upper else plain.encode(self.prompts).vectors
             head = PlaceHead(untuned, places, self.spec.temperature, config.seed)
             self.head = head.to(runtime_device())
         self.peft = self._add_lora()
@@ -297,6 +335,14 @@ class _Tuner:
         self.optimiser.step()
         return value
 
+    def vectors(self) -> NDArray[np.float32]:
+        """LLM vectors (m, D) of the items, as tuned so far."""
+        self.peft.eval()
+        if self.upper:
+            self.upper.bind(self.peft)
+            return self.upper.all().numpy()
+        return self.encoder.encode(self.prompts).vectors
+
     def _loss(self, number: int) -> Tensor:
         if not self.head:
             left, right, same = self._batch(number)
@@ -340,11 +386,15 @@ class _Tuner:
             return shuffle(item, template, spec.drop_attribute, random)
         return template.render(thin(item, template, spec.drop_attribute, spec.drop_part, random))
 
-    def save(self, path: Path, taken: int) -> None:
+    def save(self, path: Path, taken: int, watched: _Watched) -> None:
         """Write adapter weights and optimiser state; whole or not at all."""
         partial = path.with_suffix(".partial")
-        weights = {name: weight.detach() for name, weight in self.weights.items()}
-        facts = {"taken": taken, "weights": weights, "optimiser": self.optimiser.state_dict()}
+        facts = {
+            "taken": taken,
+            "watched": tuple(watched),
+            "weights": {name: weight.detach() for name, weight in self.weights.items()},
+            "optimiser": self.optimiser.state_dict(),
+        }
         torch.save(facts, partial)
         partial.replace(path)
 
@@ -358,12 +408,11 @@ class _Tuner:
         fields["base_model_name_or_path"] = self.config.llm.path
         config.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
 
-    def load(self, path: Path) -> int:
-        """Go on from a checkpoint; how many steps it had taken."""
+    def load(self, path: Path) -> tuple[int, _Watched]:
+        """Go on from a checkpoint; how many steps it had taken, and what was seen by then."""
         facts = torch.load(path, weights_only=True)
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(facts["weights"][name])
         self.optimiser.load_state_dict(facts["optimiser"])
-        taken: int = facts["taken"]
-        return taken
+        return facts["taken"], _Watched(*facts["watched"])

@@ -11,6 +11,7 @@ from tests.end_to_end.conftest import write_config, write_data
 from training import scft
 from training.__main__ import main
 from training.config import read_config
+from training.content import content_quality
 from training.encode import read_llm_vectors
 from training.prepare import read_prepared
 from training.recipe import Run
@@ -31,8 +32,12 @@ def changes(*more: str) -> list[str]:
 
 
 def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in logged(run) if "loss" in line]
+
+
+def logged(run: Path) -> list[dict[str, float]]:
     lines = (run / "scft" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize("layers", [["scft.layers=1"], []])
@@ -67,8 +72,33 @@ def test_vectors_of_a_tuned_llm_are_those_that_it_was_tuned_to(
     assert np.abs(vectors - untuned).max() > 0.01
 
 
+def test_the_epoch_whose_vectors_recommend_best_is_kept(tmp_path: Path, tiny_llm: Path) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    # A rate that ruins the LLM after a while, so that the last epoch is not the best.
+    settings = changes("scft.layers=1", "scft.patience=2", "scft.learning_rate=0.1")
+    for step in ("prepare", "scft", "encode"):
+        assert main([step, "--config", str(config), *settings]) == 0
+
+    looks = [line for line in logged(tmp_path / "run") if "validation_ndcg10" in line]
+    best = max(looks, key=lambda line: line["validation_ndcg10"])
+    assert [line["step"] for line in looks] == [BATCHES * (1 + n) for n in range(len(looks))]
+    assert looks.index(best) == len(looks) - 3  # two looks later it was over
+    assert len(looks) < 20
+    run = Run(read_config(config, settings[1::2], None))
+    assert run.finished("scft").facts["steps"] == best["step"]
+    _, split = read_prepared(run)
+    vectors = read_llm_vectors(run.finished("encode"))
+    known = np.flatnonzero(split.counts[1:])
+    found = content_quality(
+        vectors[known], known, split, run.config.rat.text, run.config.rat.content
+    )
+    assert found["validation_ndcg10"] == pytest.approx(best["validation_ndcg10"], abs=1e-3)
+    assert found["mean_cosine"] == pytest.approx(best["mean_cosine"], abs=1e-3)
+
+
+@pytest.mark.parametrize("patience", [[], ["scft.patience=20"]])
 def test_a_tuning_that_is_interrupted_ends_as_one_that_is_not(
-    tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch, patience: list[str]
 ) -> None:
     data = write_data(tmp_path / "data", predictable=True)
     adapters = []
@@ -84,7 +114,7 @@ def test_a_tuning_that_is_interrupted_ends_as_one_that_is_not(
         folder.mkdir()
         config = write_config(folder, data, tiny_llm)
         assert main(["prepare", "--config", str(config)]) == 0
-        command = ["scft", "--config", str(config), *changes("scft.layers=1")]
+        command = ["scft", "--config", str(config), *changes("scft.layers=1", *patience)]
         if stops:
             with monkeypatch.context() as patched:
                 patched.setattr(scft._Tuner, "step", stop)

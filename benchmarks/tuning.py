@@ -1,0 +1,102 @@
+"""What tuning the LLM gives: the text view by itself and the whole recipe, tuned and untuned.
+
+Runs two comparisons on the test split, or reuses what is finished, and writes the figures that
+documents quote. `--paper` runs the published method beside ours instead.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import record
+from training.compare import compare
+
+COMPARISONS = Path("training/configs/compare")
+TEXT, WHOLE = COMPARISONS / "scft-text.toml", COMPARISONS / "scft.toml"
+PAPER = COMPARISONS / "llmemb-paper.toml"
+Values = dict[str, tuple[float, str]]
+
+
+def main() -> None:
+    """Run them and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source", help="folder of the data (data.path)")
+    parser.add_argument("--name", default="beauty", help="prefix of the figures' ids")
+    parser.add_argument("--paper", action="store_true", help="the published method, beside ours")
+    given = parser.parse_args()
+    command = "python -m benchmarks.tuning" + " --paper" * given.paper + f" --name {given.name}"
+    command += " --source DIR" if given.source else ""
+    if given.paper:
+        record(paper_figures(_final(PAPER, given.source), given.name), command)
+        return
+    text, whole = _final(TEXT, given.source), _final(WHOLE, given.source)
+    record(tuning_figures(text, whole, given.name), command)
+
+
+def _final(comparison: Path, source: str | None) -> dict[str, Any]:
+    tables = compare(comparison, [], source, final=True)
+    print(tables.read_text(), flush=True)
+    found: dict[str, Any] = json.loads(tables.with_suffix(".json").read_text())
+    return found
+
+
+def tuning_figures(text: dict[str, Any], whole: dict[str, Any], name: str) -> Values:
+    """What the tuned LLM gains, of the text view by itself and of the whole recipe."""
+    values: Values = {}
+    for results, ending in ((text, ""), (whole, "_full")):
+        seeds = f"mean of {len(results['seeds'])} seeds"
+        values[f"{name}.scft_gain{ending}"] = _ratio(results, "tuned", "untuned", "overall")
+        for group in results["targets"]:
+            if group != "overall":
+                told = _ratio(results, "tuned", "untuned", group)
+                values[f"{name}.scft_gain{ending}.{group}"] = told
+        for variant in ("tuned", "untuned"):
+            for group in results["targets"]:
+                found = _cells(results, variant)[group]["ndcg10"]["mean"]
+                values[f"{name}.scft{ending}.{variant}.{group}_ndcg10"] = (found, seeds)
+            cold = results["cold"][variant]
+            targets = f"{seeds}, {cold['targets']['mean']:.0f} targets"
+            values[f"{name}.scft{ending}.{variant}.cold_hr10"] = (cold["hr10"]["mean"], targets)
+    for results, label in ((text, "scft_gain_cold_text"), (whole, "scft_gain_cold")):
+        tuned, untuned = (results["cold"][each]["hr10"]["mean"] for each in ("tuned", "untuned"))
+        values[f"{name}.{label}"] = (round(tuned / untuned, 4), "ratio of cold HR@10")
+    values[f"{name}.scft_over_tfidf"] = _ratio(text, "tuned", "tf-idf", "overall")
+    values[f"{name}.scft_over_minilm"] = _ratio(text, "tuned", "sentence-encoder", "overall")
+    return values
+
+
+def paper_figures(results: dict[str, Any], name: str) -> Values:
+    """The published method's figures, and of each variant how much better ours is."""
+    seeds = f"mean of {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}"
+    values: Values = {}
+    for protocol, ending in (("full", ""), ("sampled", "_100")):
+        cells = _cells(results, results["reference"], protocol)["overall"]
+        for metric in ("hr10", "ndcg10"):
+            values[f"{name}.paper.{metric}{ending}"] = (cells[metric]["mean"], seeds)
+    for variant in {row["variant"] for row in results["rows"]} - {"ours"}:
+        over = _ratio(results, "ours", variant, "overall", results["reference"])
+        label = "paper" if variant == results["reference"] else f"paper.{variant}"
+        values[f"{name}.ours_over_{label}"] = over
+    return values
+
+
+def _cells(results: dict[str, Any], variant: str, protocol: str = "full") -> dict[str, Any]:
+    rows = {(row["variant"], row["model"]): row["protocols"] for row in results["rows"]}
+    cells: dict[str, Any] = rows[variant, "ours"][protocol]
+    return cells
+
+
+def _ratio(
+    results: dict[str, Any], over: str, under: str, group: str, reference: str | None = None
+) -> tuple[float, str]:
+    """A ratio of NDCG@10, with the p of the difference where one of the two is the reference."""
+    above, below = (_cells(results, each)[group]["ndcg10"] for each in (over, under))
+    told = next((cell["p"] for cell in (above, below) if "p" in cell), None)
+    beside = reference is None or reference in {over, under}
+    unit = "ratio of NDCG@10" + (f", p {told:.2g}" if told is not None and beside else "")
+    return round(above["mean"] / below["mean"], 4), unit
+
+
+if __name__ == "__main__":
+    main()
