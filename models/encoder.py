@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 from models import OutOfMemory
 from models.item import InvalidItem
@@ -75,11 +81,13 @@ class Encoded:
         vectors: (n, D) float32, finite, not normalised.
         tokens: (n,) int32, the item's own tokens that were pooled.
         cut: attributes that did not fit whole; empty where all did.
+        padding: share of the tokens that the LLM ran which are padding.
     """
 
     vectors: NDArray[np.float32]
     tokens: NDArray[np.int32]
     cut: list[tuple[str, ...]]
+    padding: float = 0.0
 
 
 class Encoder(nn.Module):
@@ -89,6 +97,10 @@ class Encoder(nn.Module):
     items share, is read by the LLM but not pooled, nor is any end-of-text token (the published
     LLMEmb code pools both, which gives all items a common component). Padding is on the right
     and, under causal attention, invisible.
+
+    An LLM that is not being tuned reads an instruction once: nothing before an item's own words
+    depends on them under causal attention, so its keys and values are kept and read again by
+    every batch.
 
     Args:
         llm: a causal decoder that returns `last_hidden_state`.
@@ -116,6 +128,7 @@ class Encoder(nn.Module):
         # What the tokenizer itself puts in front, usually BOS or nothing.
         self._opening: list[int] = whole[: whole.index(bare[0])] if bare[0] in whole else []
         self._instructions: dict[str, list[int]] = {}
+        self._read: dict[tuple[int, ...], _Instruction | None] = {}
         pad = tokenizer.pad_token_id
         self._pad: int = pad if pad is not None else 0  # masked, so any id will do
 
@@ -183,6 +196,30 @@ class Encoder(nn.Module):
             tokens.append(Tokens(self._instruction(prompt.instruction) + kept, len(kept), cut))
         return tokens
 
+    def reads(self, batch: Sequence[Tokens]) -> list[int]:
+        """How many tokens of each prompt the LLM runs in a batch of these: (B,).
+
+        Without gradients that is the item's own, after an instruction that they share.
+        """
+        shared = self._shared(batch)
+        return [each.own if shared else len(each.ids) for each in batch]
+
+    def _shared(self, batch: Sequence[Tokens]) -> "_Instruction | None":
+        """The instruction that all prompts begin with, as read before; None where it cannot be."""
+        first = tuple(batch[0].ids[: -batch[0].own])
+        if torch.is_grad_enabled() or not first or self.attention != "native":
+            return None
+        if any(len(each.ids) - each.own != len(first) for each in batch) or any(
+            tuple(each.ids[: len(first)]) != first for each in batch
+        ):
+            return None
+        if first not in self._read:
+            tuned = any(weight.requires_grad for weight in self.llm.parameters())
+            if tuned:  # what it says of the instruction changes with every step
+                return None
+            self._read[first] = _Instruction.read(self.llm, first)
+        return self._read[first]
+
     def states(self, batch: Sequence[Tokens], inputs: Sequence[Tensor] | None = None) -> Tensor:
         """The last layer's states of one batch, padded on the right: (B, T, D).
 
@@ -219,14 +256,29 @@ class Encoder(nn.Module):
         Raises:
             OutOfMemory: the batch does not fit.
         """
-        states = self.states(batch, inputs)
+        shared = self._shared(batch) if inputs is None else None
+        states = self._own_states(batch, shared) if shared else self.states(batch, inputs)
         own = torch.zeros(*states.shape[:2], 1)
         for row, tokens in enumerate(batch):
-            length = len(tokens.ids)
-            own[row, length - tokens.own : length] = 1 / tokens.own
+            start = 0 if shared else len(tokens.ids) - tokens.own
+            own[row, start : start + tokens.own] = 1 / tokens.own
         with _out_of_memory_told(*states.shape[:2]):
             pooled: Tensor = (states.float() * own.to(states.device)).sum(dim=1)
         return pooled
+
+    def _own_states(self, batch: Sequence[Tokens], shared: "_Instruction") -> Tensor:
+        """The last layer's states of the items' own tokens, padded on the right: (B, T, D)."""
+        longest = max(tokens.own for tokens in batch)
+        ids = torch.full((len(batch), longest), self._pad)  # (B, T)
+        for row, tokens in enumerate(batch):
+            ids[row, : tokens.own] = torch.tensor(tokens.ids[-tokens.own :])
+        device = next(self.llm.parameters()).device
+        with _out_of_memory_told(len(batch), longest):
+            # No mask: what is causal does not see the padding on its right.
+            states: Tensor = self.llm(
+                input_ids=ids.to(device), past_key_values=shared, use_cache=False
+            ).last_hidden_state
+        return states
 
     def _mask(self, mask: Tensor) -> Tensor:
         """What the LLM is handed for a (B, T) mask of the tokens that are there."""
@@ -248,9 +300,12 @@ class Encoder(nn.Module):
         """
         tokens = self.tokenise(prompts)
         vectors = np.empty((len(tokens), self.dim), np.float32)
+        run = 0
         with torch.inference_mode():
-            for rows in batches_by_length([len(each.ids) for each in tokens], batch_tokens):
+            lengths = self.reads(tokens) if tokens else []
+            for rows in batches_by_length(lengths, batch_tokens):
                 vectors[rows] = self([tokens[row] for row in rows]).cpu().numpy()
+                run += len(rows) * max(lengths[row] for row in rows)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             text = prompts[int(np.argmin(finite))].body[:80]
@@ -261,7 +316,44 @@ class Encoder(nn.Module):
             vectors,
             np.array([each.own for each in tokens], np.int32),
             [each.cut for each in tokens],
+            1 - sum(lengths) / max(run, 1),
         )
+
+
+class _Instruction(Cache):
+    """Keys and values of the tokens that prompts share, for any number of prompts.
+
+    A cache of transformers that keeps nothing of what is read after it, so that batches, and
+    threads, may share it.
+    """
+
+    @classmethod
+    def read(cls, llm: Any, ids: Sequence[int]) -> "_Instruction | None":  # noqa: ANN401
+        """What an LLM keeps of these tokens; None where it keeps other things than those."""
+        if getattr(llm.config, "is_encoder_decoder", False) or not hasattr(llm, "layers"):
+            return None
+        cache = DynamicCache(config=llm.config)
+        device = next(llm.parameters()).device
+        with torch.inference_mode():
+            llm(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
+        layers: list[Any] = cache.layers
+        whole = all(
+            type(layer) in {DynamicLayer, DynamicSlidingWindowLayer}
+            and layer.is_initialized
+            and layer.keys.shape[-2] == len(ids)  # a window may be shorter than the instruction
+            for layer in layers
+        )
+        return cls(layers=layers) if whole and len(cache) == len(llm.layers) else None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """These keys and values behind the instruction's; nothing is kept."""
+        layer: Any = self.layers[layer_idx]
+        both = ((layer.keys, key_states), (layer.values, value_states))
+        rows = len(key_states)
+        keys, values = (torch.cat([kept.expand(rows, -1, -1, -1), new], 2) for kept, new in both)
+        return keys, values
 
 
 @contextmanager

@@ -126,6 +126,7 @@ def _encode(encoder: Encoder, catalogue: Catalogue, config: RunConfig, shared: S
                 partial = path.with_suffix(".partial")
                 save_file(arrays, partial)
                 partial.replace(path)
+                shared.log(shard=number, items=len(items), padding=round(encoded.padding, 5))
             arrays = load_file(path)
             tokens += int(arrays["tokens"].sum())
             cut += int(arrays["cut"].sum())

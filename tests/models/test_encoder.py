@@ -39,6 +39,36 @@ def test_the_token_budget_changes_no_vector(encoder: Encoder) -> None:
     )
 
 
+def test_the_llm_reads_an_instruction_once(tiny_llm: Path) -> None:
+    encoder = Encoder.load(tiny_llm, dtype="float32")
+    read = []
+    encoder.llm.register_forward_pre_hook(
+        lambda _module, _inputs, named: read.append(named["input_ids"].shape), with_kwargs=True
+    )
+
+    encoder.encode([Prompt("abc", "de", ()), Prompt("abc", "f", ())])
+    encoded = encoder.encode([Prompt("abc", "gh", ()), Prompt("abc", "i", ())])
+
+    assert read == [(1, 3), (2, 2), (2, 2)]
+    assert encoded.padding == 1 / 4
+
+
+def test_an_llm_that_is_tuned_reads_everything_each_time(tiny_llm: Path) -> None:
+    encoder = Encoder.load(tiny_llm, dtype="float32")
+    before = encoder.encode([Prompt("abc", "de", ())]).vectors
+    tuned = Encoder(encoder.llm.requires_grad_(True), encoder.tokenizer)
+
+    with torch.no_grad():
+        tuned.encode([Prompt("abc", "de", ())])
+        for weight in tuned.llm.parameters():
+            weight.mul_(1.1)
+        after = tuned.encode([Prompt("abc", "de", ())]).vectors
+        fresh = Encoder(tuned.llm, tuned.tokenizer)([tuned.tokenise([Prompt("abc", "de", ())])[0]])
+
+    np.testing.assert_allclose(after, fresh, atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+
+
 def test_a_vector_is_the_mean_over_the_items_own_tokens(encoder: Encoder) -> None:
     prompt = Prompt("ab", "cde", (("title", 3),))
     ids = torch.tensor([encoder.tokenizer("abcde")["input_ids"]])

@@ -52,6 +52,22 @@ def test_padding_is_invisible_whichever_way_tokens_see_each_other(
     assert np.ptp(together, axis=0).max() > 0.01  # items differ
 
 
+@pytest.mark.parametrize("instruction", ["A film: ", TEMPLATE.instruction])  # in a window, and not
+def test_an_instruction_read_once_gives_the_vectors_of_one_read_every_time(
+    llm: Path, instruction: str
+) -> None:
+    encoder = Encoder.load(llm, dtype="float32")
+    batch = encoder.tokenise([Prompt(instruction, each.body, each.ends) for each in prompts()])
+
+    with torch.inference_mode():
+        once = [encoder(batch), encoder(batch)]
+
+    with torch.enable_grad():  # reads everything
+        every_time = encoder(batch)
+    for each in once:
+        np.testing.assert_allclose(each, every_time, atol=1e-5)
+
+
 def test_a_token_sees_what_comes_later_only_if_attention_is_bidirectional(llm: Path) -> None:
     def first_state(encoder: Encoder, text: str) -> torch.Tensor:
         tokens = encoder.tokenise([Prompt("", text, (("title", len(text)),))])[0]
