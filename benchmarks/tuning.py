@@ -30,8 +30,13 @@ def main() -> None:
     if given.paper:
         record(paper_figures(_final(PAPER, given.source), given.name), command)
         return
-    text, whole = _final(TEXT, given.source), _final(WHOLE, given.source)
-    record(tuning_figures(text, whole, given.name), command)
+    text = _final(TEXT, given.source)
+    values = gains(text, given.name, "")
+    for label, variant in (("tfidf", "tf-idf"), ("minilm", "sentence-encoder")):
+        values[f"{given.name}.scft_over_{label}"] = _ratio(text, "tuned", variant, "overall")
+    record(values, command)
+    whole = _final(WHOLE, given.source)
+    record(gains(whole, given.name, "_full") | cold_gain(whole, given.name), command)
 
 
 def _final(comparison: Path, source: str | None) -> dict[str, Any]:
@@ -41,28 +46,30 @@ def _final(comparison: Path, source: str | None) -> dict[str, Any]:
     return found
 
 
-def tuning_figures(text: dict[str, Any], whole: dict[str, Any], name: str) -> Values:
-    """What the tuned LLM gains, of the text view by itself and of the whole recipe."""
+def gains(results: dict[str, Any], name: str, ending: str) -> Values:
+    """NDCG@10 of tuned and untuned in every group, and what the tuned LLM gains."""
+    seeds = f"mean of {len(results['seeds'])} seeds"
     values: Values = {}
-    for results, ending in ((text, ""), (whole, "_full")):
-        seeds = f"mean of {len(results['seeds'])} seeds"
-        values[f"{name}.scft_gain{ending}"] = _ratio(results, "tuned", "untuned", "overall")
-        for group in results["targets"]:
-            if group != "overall":
-                told = _ratio(results, "tuned", "untuned", group)
-                values[f"{name}.scft_gain{ending}.{group}"] = told
+    for group in results["targets"]:
+        label = f"{name}.scft_gain{ending}" + ("" if group == "overall" else f".{group}")
+        values[label] = _ratio(results, "tuned", "untuned", group)
         for variant in ("tuned", "untuned"):
-            for group in results["targets"]:
-                found = _cells(results, variant)[group]["ndcg10"]["mean"]
-                values[f"{name}.scft{ending}.{variant}.{group}_ndcg10"] = (found, seeds)
-            cold = results["cold"][variant]
-            targets = f"{seeds}, {cold['targets']['mean']:.0f} targets"
-            values[f"{name}.scft{ending}.{variant}.cold_hr10"] = (cold["hr10"]["mean"], targets)
-    for results, label in ((text, "scft_gain_cold_text"), (whole, "scft_gain_cold")):
-        tuned, untuned = (results["cold"][each]["hr10"]["mean"] for each in ("tuned", "untuned"))
-        values[f"{name}.{label}"] = (round(tuned / untuned, 4), "ratio of cold HR@10")
-    values[f"{name}.scft_over_tfidf"] = _ratio(text, "tuned", "tf-idf", "overall")
-    values[f"{name}.scft_over_minilm"] = _ratio(text, "tuned", "sentence-encoder", "overall")
+            found = _cells(results, variant)[group]["ndcg10"]["mean"]
+            values[f"{name}.scft{ending}.{variant}.{group}_ndcg10"] = (found, seeds)
+    return values
+
+
+def cold_gain(results: dict[str, Any], name: str) -> Values:
+    """HR@10 of cold items, tuned and untuned, and the ratio."""
+    seeds = f"mean of {len(results['seeds'])} seeds"
+    values: Values = {}
+    for variant, found in results["cold"].items():
+        targets = f"{seeds}, {found['targets']['mean']:.0f} targets"
+        values[f"{name}.scft_full.{variant}.cold_hr10"] = (found["hr10"]["mean"], targets)
+        kept = (found["warm_kept"]["mean"], f"{seeds}, HR@10 of the others beside them / without")
+        values[f"{name}.scft_full.{variant}.warm_kept"] = kept
+    tuned, untuned = (results["cold"][each]["hr10"]["mean"] for each in ("tuned", "untuned"))
+    values[f"{name}.scft_gain_cold"] = (round(tuned / untuned, 4), "ratio of cold HR@10")
     return values
 
 
