@@ -51,6 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="evaluate: split by one moment for everybody, train on what came before it, and ask "
         "for what came next; in FOLDER/time",
     )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=["bundle", "npy", "parquet", "sentence-transformers"],
+        default="bundle", help="export: for the service, or for other software",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER",
+        help="export: where another format than the bundle is written; default FOLDER/FORMAT",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "huggingface_hub"):
@@ -81,6 +89,11 @@ def _do(given: argparse.Namespace) -> None:
         raise JobError("--cold and --time are two evaluations; ask for one after the other")
     if given.final and given.step != "compare":
         raise JobError(f"--final goes with compare, not with {given.step}")
+    other = given.format != "bundle"
+    if (other or given.output) and given.step != "export":
+        raise JobError(f"--format and --output go with export, not with {given.step}")
+    if given.output and not other:
+        raise JobError("--output goes with --format; the bundle's place is the run folder")
     if given.step == "compare":
         from training.compare import compare  # noqa: PLC0415
 
@@ -93,6 +106,13 @@ def _do(given: argparse.Namespace) -> None:
         run = cold_run(run.config) if given.cold else time_run(run.config)
         steps = STEPS[: STEPS.index("evaluate") + 1]
     with run.lock():
+        if other:
+            from training.formats import export_as  # noqa: PLC0415
+
+            folder = given.output or run.folder / given.format
+            export_as(run, given.format, folder)
+            logging.getLogger("training").info("export: %s", folder)
+            return
         for name in steps:
             _one(name, run)
 
