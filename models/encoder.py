@@ -298,7 +298,15 @@ class Encoder(nn.Module):
             OutOfMemory: a batch does not fit.
             FloatingPointError: the LLM gave a vector that is not finite.
         """
-        tokens = self.tokenise(prompts)
+        return self.encode_tokens(self.tokenise(prompts), batch_tokens)
+
+    def encode_tokens(self, tokens: Sequence[Tokens], batch_tokens: int = BATCH_TOKENS) -> Encoded:
+        """As `encode`, of prompts that are tokenised already.
+
+        Raises:
+            OutOfMemory: a batch does not fit.
+            FloatingPointError: the LLM gave a vector that is not finite.
+        """
         vectors = np.empty((len(tokens), self.dim), np.float32)
         run = 0
         with torch.inference_mode():
@@ -308,7 +316,8 @@ class Encoder(nn.Module):
                 run += len(rows) * max(lengths[row] for row in rows)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
-            text = prompts[int(np.argmin(finite))].body[:80]
+            worst = tokens[int(np.argmin(finite))]
+            text = self.tokenizer.decode(worst.ids[-worst.own :])[:80]
             raise FloatingPointError(
                 f"the LLM gives no finite vector for {text!r}; run it in float32"
             )
@@ -316,7 +325,7 @@ class Encoder(nn.Module):
             vectors,
             np.array([each.own for each in tokens], np.int32),
             [each.cut for each in tokens],
-            1 - sum(lengths) / max(run, 1),
+            1 - sum(lengths) / run if run else 0.0,
         )
 
 

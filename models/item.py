@@ -122,18 +122,24 @@ def read_items(path: Path, *, ignore_other_fields: bool = False) -> Iterator[Ite
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path.name}:{number}"
-            try:
-                fields = json.loads(
-                    line, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys
-                )
-            except (ValueError, RecursionError) as error:
-                raise InvalidItem(f"{where}: not a JSON object: {error}") from None
-            if ignore_other_fields and isinstance(fields, dict):
-                fields = {name: fields[name] for name in Item.model_fields if name in fields}
-            yield parse_item(fields, where)
+            if line.strip():
+                where = f"{path.name}:{number}"
+                yield parse_line(line, where, ignore_other_fields=ignore_other_fields)
+
+
+def parse_line(line: bytes, where: str, *, ignore_other_fields: bool = False) -> Item:
+    """The Item in one line of JSON.
+
+    Raises:
+        InvalidItem: it is no JSON or no Item; the message opens with `where`.
+    """
+    try:
+        fields = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise InvalidItem(f"{where}: not a JSON object: {error}") from None
+    if ignore_other_fields and isinstance(fields, dict):
+        fields = {name: fields[name] for name in Item.model_fields if name in fields}
+    return parse_item(fields, where)
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:

@@ -56,8 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
         default="bundle", help="export: for the service, or for other software",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER",
-        help="export: where another format than the bundle is written; default FOLDER/FORMAT",
+        "--items", metavar="PATH",
+        help="encode: items outside of the run, in .jsonl or .parquet files; a path or URL",
+    )  # fmt: skip
+    parser.add_argument(
+        "--skip-unusable", action="store_true",
+        help="encode --items: list a line that is no item beside its shard, and go on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", metavar="FOLDER",
+        help="encode --items: where shards are written; export --format: where that is written, "
+        "default FOLDER/FORMAT",
     )  # fmt: skip
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -81,7 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _do(given: argparse.Namespace) -> None:
+def _check_options(given: argparse.Namespace) -> None:
+    """Refuse an option that says nothing to the step.
+
+    Raises:
+        JobError: there is one.
+    """
     for name in ("cold", "time"):
         if getattr(given, name) and given.step != "evaluate":
             raise JobError(f"--{name} goes with evaluate, not with {given.step}")
@@ -89,11 +103,18 @@ def _do(given: argparse.Namespace) -> None:
         raise JobError("--cold and --time are two evaluations; ask for one after the other")
     if given.final and given.step != "compare":
         raise JobError(f"--final goes with compare, not with {given.step}")
-    other = given.format != "bundle"
-    if (other or given.output) and given.step != "export":
-        raise JobError(f"--format and --output go with export, not with {given.step}")
-    if given.output and not other:
-        raise JobError("--output goes with --format; the bundle's place is the run folder")
+    if given.format != "bundle" and given.step != "export":
+        raise JobError(f"--format goes with export, not with {given.step}")
+    if given.items and (given.step != "encode" or not given.output):
+        raise JobError("--items goes with encode, and needs --output FOLDER for the vectors")
+    if given.skip_unusable and not given.items:
+        raise JobError("--skip-unusable goes with encode --items")
+    if given.output and given.format == "bundle" and not given.items:
+        raise JobError("--output goes with encode --items, or with export --format")
+
+
+def _do(given: argparse.Namespace) -> None:
+    _check_options(given)
     if given.step == "compare":
         from training.compare import compare  # noqa: PLC0415
 
@@ -105,11 +126,18 @@ def _do(given: argparse.Namespace) -> None:
     if given.cold or given.time:
         run = cold_run(run.config) if given.cold else time_run(run.config)
         steps = STEPS[: STEPS.index("evaluate") + 1]
+    if given.items:
+        from training.stream import encode_stream  # noqa: PLC0415
+
+        found = encode_stream(run, given.items, given.output, given.skip_unusable)
+        told = ", ".join(f"{count} {name}" for name, count in found.items())
+        logging.getLogger("training").info("encode: %s (%s)", told, given.output)
+        return
     with run.lock():
-        if other:
+        if given.format != "bundle":
             from training.formats import export_as  # noqa: PLC0415
 
-            folder = given.output or run.folder / given.format
+            folder = Path(given.output) if given.output else run.folder / given.format
             export_as(run, given.format, folder)
             logging.getLogger("training").info("export: %s", folder)
             return

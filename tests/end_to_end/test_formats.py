@@ -122,4 +122,4 @@ def test_a_format_goes_with_export_alone(trained: Path, capsys: pytest.CaptureFi
 
     assert main(["rat", "--config", config, "--format", "npy"]) == 1
 
-    assert "--format and --output go with export, not with rat" in capsys.readouterr().err
+    assert "--format goes with export, not with rat" in capsys.readouterr().err

@@ -1,0 +1,239 @@
+"""Catalogues that need not fit in memory: every item once, whatever happened meanwhile."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from models.encoder import Encoder
+from models.item import Item
+from tests.end_to_end.conftest import write_config
+from tests.tiny import films
+from training.__main__ import main
+from training.config import read_config
+from training.stream import Chunk, chunks_of, read_chunk
+
+SHARD = 16  # of write_config
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_llm: Path) -> Path:
+    path = write_config(tmp_path, tmp_path / "nothing", tiny_llm)
+    path.write_text(path.read_text().replace("steps = 6", "steps = 0"))
+    return path
+
+
+def write_lines(path: Path, items: list[Item]) -> Path:
+    path.write_text("".join(item.model_dump_json() + "\n" for item in items))
+    return path
+
+
+def many(count: int) -> list[Item]:
+    return [
+        Item(item_id=f"{number}", attributes={"title": f"film {number % 37}", "year": number % 11})
+        for number in range(count)
+    ]
+
+
+def command(config: Path, items: object, output: object, *more: str) -> list[str]:
+    return [
+        "encode",
+        "--config",
+        str(config),
+        "--items",
+        str(items),
+        "--output",
+        str(output),
+        *more,
+    ]
+
+
+def read(folder: Path) -> dict[str, list[float]]:
+    """Vectors by id; an id that stands twice fails."""
+    found: dict[str, list[float]] = {}
+    for shard in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(shard)
+        for item_id, vector in zip(
+            table["item_id"].to_pylist(), table["llm"].to_pylist(), strict=True
+        ):
+            assert item_id not in found
+            found[item_id] = vector
+    return found
+
+
+def test_every_item_has_the_vector_of_its_prompt(config: Path, tmp_path: Path) -> None:
+    items = many(50)
+    lines = write_lines(tmp_path / "items.jsonl", items)
+
+    assert main(command(config, lines, tmp_path / "out")) == 0
+
+    found = read(tmp_path / "out")
+    assert list(found) == [item.item_id for item in items]
+    template, llm = read_config(config, [], None).template, read_config(config, [], None).llm
+    encoder = Encoder.load(Path(llm.path), dtype="float32", max_tokens=llm.max_tokens)
+    wanted = encoder.encode([template.render(item) for item in items])
+    np.testing.assert_allclose(np.array([*found.values()]), wanted.vectors, atol=1e-5)
+    done = json.loads((tmp_path / "out" / "done.json").read_text())
+    tokens = int(wanted.tokens.sum())
+    assert done == {"shards": 4, "items": 50, "tokens": tokens, "cut": 0, "rejected": 0}
+
+
+def test_parquet_and_a_folder_of_files_are_read_alike(config: Path, tmp_path: Path) -> None:
+    items = many(45)
+    folder = tmp_path / "items"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", items[:20])
+    columns = {"item_id": [item.item_id for item in items[20:]]}
+    for name in ("title", "year"):
+        columns[name] = [item.attributes[name] for item in items[20:]]  # type: ignore[misc]
+    pq.write_table(pa.table(columns), folder / "b.parquet", row_group_size=7)
+
+    assert main(command(config, folder, tmp_path / "out")) == 0
+    assert main(command(config, write_lines(tmp_path / "all.jsonl", items), tmp_path / "one")) == 0
+
+    both, one = read(tmp_path / "out"), read(tmp_path / "one")
+    assert list(both) == list(one)
+    np.testing.assert_allclose(np.array([*both.values()]), np.array([*one.values()]), atol=1e-5)
+
+
+def test_items_and_vectors_may_lie_at_a_url(config: Path, tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(20))
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/catalogue/items.jsonl", lines.read_bytes())
+
+    assert main(command(config, "memory://catalogue/items.jsonl", "memory://vectors")) == 0
+
+    names = [path.rsplit("/", 1)[-1] for path in memory.ls("/vectors", detail=False)]
+    assert sorted(names) == ["00000000.parquet", "00000001.parquet", "done.json", "encode.json"]
+
+
+def test_an_encoding_that_is_killed_goes_on_and_repeats_nothing(
+    config: Path, tmp_path: Path
+) -> None:
+    lines, output = write_lines(tmp_path / "items.jsonl", many(4000)), tmp_path / "out"
+    arguments = command(config, lines, output)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    while not len([*output.glob("*.parquet")]) > 3:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
+    assert len(before) < 4000 / SHARD
+    assert not (output / "done.json").exists()
+
+    assert main(arguments) == 0
+
+    assert len(read(output)) == 4000
+    assert {name: (output / name).stat().st_mtime_ns for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\xff\xfe", b"{", b'{"item_id": "9"}', b'{"item_id": "9", "attributes": {"title": ""}}'],
+)
+def test_a_line_that_is_no_item_ends_the_run_or_is_listed(
+    config: Path, tmp_path: Path, line: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(40))
+    good = lines.read_bytes().splitlines()
+    lines.write_bytes(b"\n".join([*good[:20], line, b"", *good[20:]]))
+
+    assert main(command(config, lines, tmp_path / "out")) == 1
+    told = capsys.readouterr().err
+    assert "items.jsonl:21: " in told
+    assert "--skip-unusable" in told
+    assert len(read(tmp_path / "out")) == 16  # the shard before it stays
+
+    assert main(command(config, lines, tmp_path / "all", "--skip-unusable")) == 0
+    assert len(read(tmp_path / "all")) == 40
+    rejected = (tmp_path / "all" / "00000001.rejected.jsonl").read_text()
+    assert "items.jsonl:21: " in json.loads(rejected)["error"]
+    assert json.loads((tmp_path / "all" / "done.json").read_text())["rejected"] == 1
+
+
+def test_a_folder_of_other_vectors_is_left_alone(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(20))
+    assert main(command(config, lines, tmp_path / "out")) == 0
+    before = read(tmp_path / "out")
+
+    assert main(command(config, lines, tmp_path / "out", "--set", "template.noun=film")) == 1
+    assert "holds vectors of another template" in capsys.readouterr().err
+    assert read(tmp_path / "out") == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    assert main(command(config, lines, tmp_path / "mine")) == 1
+    assert "no encode wrote it" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_and_what_is_there_stays(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(40))
+    fsync, written = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) > 2:  # encode.json and a shard
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert main(command(config, lines, tmp_path / "out")) == 1
+    told = capsys.readouterr().err
+    assert "00000001.parquet cannot be written" in told
+    assert "No space left on device" in told
+    assert len(read(tmp_path / "out")) == 16
+
+    assert main(command(config, lines, tmp_path / "out")) == 0
+    assert len(read(tmp_path / "out")) == 40
+
+
+@pytest.mark.parametrize(
+    ("items", "told"),
+    [("none.jsonl", "none.jsonl"), ("items.csv", "neither .jsonl nor .parquet")],
+)
+def test_what_cannot_be_read_is_told(
+    config: Path, tmp_path: Path, items: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "items.csv").touch()
+
+    assert main(command(config, tmp_path / items, tmp_path / "out")) == 1
+
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("ending", ["\n", ""])
+def test_chunks_hold_every_line_once(tmp_path: Path, size: int, ending: str) -> None:
+    items = [*films(7)]
+    path = write_lines(tmp_path / "items.jsonl", items)
+    path.write_text(path.read_text().removesuffix("\n") + ending)
+    source = (str(path), path.stat().st_size)
+
+    chunks: list[Chunk] = [*chunks_of([source], size)]
+
+    assert [item for chunk in chunks for item in read_chunk(chunk)] == items
+    assert [chunk.number for chunk in chunks] == [*range(-(-7 // size))]
+    assert [chunk.first for chunk in chunks] == [*range(1, 8, size)]

@@ -1,0 +1,376 @@
+"""`encode --items`: LLM vectors of a catalogue that need not fit in memory.
+
+Items are read from JSONL or Parquet, on this disk or at any URL that fsspec knows, in chunks of
+`encode.shard_items`, and each chunk's vectors are written as a shard of Parquet that appears whole
+or not at all. A chunk is known by its place in the files, so any process can encode it, in any
+order, more than once: the shard is the same. A run that was killed goes on with what is missing.
+
+Writes encode.json (what the vectors depend on), NNNNNNNN.parquet (`item_id`, `llm`, `tokens`,
+`cut`), NNNNNNNN.rejected.jsonl where lines were skipped, and done.json.
+"""
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from tqdm import tqdm
+
+from models.encoder import Encoded, Encoder, Tokens, dtype_name, runtime_dtype
+from models.item import InvalidItem, Item, parse_line
+from models.llm import fingerprint_folder, sha256_of
+from models.prompt import PromptTemplate
+from training import JobError
+from training.config import RunConfig
+from training.fetch import llm_folder
+from training.recipe import Run
+from training.sources import item_of
+
+log = logging.getLogger(__name__)
+MADE, DONE = "encode.json", "done.json"
+BLOCK = 1 << 23  # bytes read at once to find where lines begin
+ENDINGS = (".jsonl", ".parquet")
+
+
+class Chunk(NamedTuple):
+    """A stretch of a file: bytes of JSONL, or rows of Parquet.
+
+    Attributes:
+        first: line, or row, of its first item, from 1.
+    """
+
+    number: int
+    url: str
+    start: int
+    stop: int
+    first: int
+
+    @property
+    def shard(self) -> str:
+        """Its shard's name, without an ending."""
+        return f"{self.number:08d}"
+
+
+class ReadChunk(NamedTuple):
+    """What a chunk holds, ready for the LLM."""
+
+    ids: list[str]
+    tokens: list[Tokens]
+    rejected: list[str]
+
+
+def encode_stream(run: Run, items: str, output: str, skip: bool = False) -> dict[str, int]:
+    """Encode every item of a file or folder that is not encoded yet; how much there is then.
+
+    Args:
+        items: a .jsonl or .parquet file, a folder of them, or a pattern with `*`; a path or a URL.
+        output: folder or URL for the shards.
+        skip: whether a line that is no item is left out and listed, or ends the run.
+
+    Raises:
+        JobError: nothing is there to read; a line is no item, and `skip` is False; the output
+            holds other vectors, or cannot be written; a vector is not finite.
+    """
+    config = run.config
+    llm, adapter = _llm(run)
+    sources = _files(items)
+    shards = _Shards(output)
+    shards.claim(_made(config, llm, adapter, sources) | {"skip": skip})
+    chunks = [*chunks_of(sources, config.encode.shard_items)]
+    todo = [chunk for chunk in chunks if chunk.shard not in shards.present]
+    log.info("encode: %d of %d shards are there", len(chunks) - len(todo), len(chunks))
+    if todo:
+        spec = config.llm
+        encoder = Encoder.load(llm, adapter, spec.dtype, spec.max_tokens, spec.attention)
+        _encode(encoder, todo, config, shards, skip)
+    return shards.finish(chunks)
+
+
+def _llm(run: Run) -> tuple[Path, Path | None]:
+    """The LLM's folder and its adapter, where the run tunes one."""
+    config = run.config
+    if config.encode.vectors != "llm":
+        raise JobError(f'encode.vectors is "{config.encode.vectors}"; --items needs "llm"')
+    if config.scft.steps == 0:
+        return llm_folder(config.llm.path, config.llm.revision, run.cache), None
+    tuned = run.finished("scft")
+    adapter = tuned.facts["adapter"]
+    return Path(tuned.facts["llm"]), tuned.folder / adapter if adapter else None
+
+
+def _made(
+    config: RunConfig, llm: Path, adapter: Path | None, sources: Sequence[tuple[str, int]]
+) -> dict[str, Any]:
+    return {
+        "llm": fingerprint_folder(llm),
+        "adapter": sha256_of(adapter / "adapter_model.safetensors") if adapter else None,
+        "dtype": dtype_name(runtime_dtype(config.llm.dtype)),
+        "max_tokens": config.llm.max_tokens,
+        "attention": config.llm.attention,
+        "template": config.template.model_dump(mode="json"),
+        "shard_items": config.encode.shard_items,
+        "files": [list(source) for source in sources],
+    }
+
+
+def _files(items: str) -> list[tuple[str, int]]:
+    """The files to read, by name, and their sizes."""
+    try:
+        fs, path = fsspec.url_to_fs(items)
+        if "*" in path:
+            found = fs.glob(path)
+        elif fs.isdir(path):
+            found = [each for each in fs.ls(path, detail=False) if each.endswith(ENDINGS)]
+        else:
+            found = [path]
+        named = [(fs.unstrip_protocol(each), int(fs.size(each))) for each in sorted(found)]
+    except (OSError, ValueError, ImportError) as error:
+        raise JobError(f"--items {items} cannot be read: {error}") from None
+    if not named:
+        raise JobError(f"--items {items}: there is no .jsonl or .parquet file")
+    for url, _ in named:
+        if not url.endswith(ENDINGS):
+            raise JobError(f"--items: {url} ends in neither .jsonl nor .parquet")
+    return named
+
+
+def chunks_of(sources: Iterable[tuple[str, int]], size: int) -> Iterator[Chunk]:
+    """The files' chunks of `size` lines or rows, the last of each file shorter.
+
+    Reads JSONL through once, without looking into it; of Parquet the footer alone.
+
+    Raises:
+        JobError: a file cannot be read.
+    """
+    number = 0
+    for url, _ in sources:
+        cut = _cut_rows(url, size) if url.endswith(".parquet") else _cut_lines(url, size)
+        try:
+            for start, stop, first in cut:
+                yield Chunk(number, url, start, stop, first)
+                number += 1
+        except (OSError, pa.ArrowInvalid) as error:
+            raise JobError(f"--items: {url} cannot be read: {error}") from None
+
+
+def _cut_rows(url: str, size: int) -> Iterator[tuple[int, int, int]]:
+    with fsspec.open(url, "rb") as file:
+        rows = pq.ParquetFile(file).metadata.num_rows
+    for start in range(0, rows, size):
+        yield start, min(start + size, rows), start + 1
+
+
+def _cut_lines(url: str, size: int) -> Iterator[tuple[int, int, int]]:
+    start = seen = lines = 0
+    first = 1
+    with fsspec.open(url, "rb") as file:
+        while block := file.read(BLOCK):
+            at = -1
+            while (at := block.find(b"\n", at + 1)) >= 0:
+                lines += 1
+                if lines % size == 0:
+                    yield start, seen + at + 1, first
+                    start, first = seen + at + 1, lines + 1
+            seen += len(block)
+    if seen > start:
+        yield start, seen, first
+
+
+def read_chunk(chunk: Chunk) -> Iterator[Item | InvalidItem]:
+    """A chunk's items; in the place of a line that is none, what is wrong with it."""
+    name = chunk.url.rsplit("/", 1)[-1]
+    rows = _rows(chunk) if chunk.url.endswith(".parquet") else None
+    if rows is not None:
+        for number, row in enumerate(rows, chunk.first):
+            where = f"{name}:row {number}"
+            try:
+                if row.get("item_id") is None:
+                    raise InvalidItem(f"{where}: item_id is empty")
+                yield item_of(str(row.pop("item_id")), row, where)
+            except (InvalidItem, JobError) as error:
+                yield InvalidItem(str(error))
+        return
+    with fsspec.open(chunk.url, "rb") as file:
+        file.seek(chunk.start)
+        lines = file.read(chunk.stop - chunk.start).split(b"\n")
+    for number, line in enumerate(lines, chunk.first):
+        if line.strip():
+            try:
+                yield parse_line(line, f"{name}:{number}", ignore_other_fields=True)
+            except InvalidItem as error:
+                yield error
+
+
+def _rows(chunk: Chunk) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, of the row groups that hold them alone."""
+    with fsspec.open(chunk.url, "rb") as source:
+        file = pq.ParquetFile(source)
+        if "item_id" not in file.schema_arrow.names:
+            raise JobError(f"--items: {chunk.url} has no column item_id")
+        end = 0
+        for group in range(file.num_row_groups):
+            begin, end = end, end + file.metadata.row_group(group).num_rows
+            if begin < chunk.stop and end > chunk.start:
+                table = file.read_row_group(group)
+                first, last = max(chunk.start - begin, 0), min(chunk.stop, end) - begin
+                yield from table.slice(first, last - first).to_pylist()
+
+
+def tokenise_chunk(
+    encoder: Encoder, template: PromptTemplate, chunk: Chunk, skip: bool
+) -> ReadChunk:
+    """A chunk's items as tokens.
+
+    Args:
+        skip: whether a line that is no item is left out and told, or ends the run.
+
+    Raises:
+        JobError: a line is no item, and `skip` is False.
+    """
+    ids, tokens, rejected = [], [], []
+    for item in read_chunk(chunk):
+        try:
+            if isinstance(item, InvalidItem):
+                raise item
+            tokens += encoder.tokenise([template.render(item)])
+            ids.append(item.item_id)
+        except InvalidItem as error:
+            if not skip:
+                raise JobError(f"encode: {error}; mend it, or add --skip-unusable") from None
+            rejected.append(str(error))
+    return ReadChunk(ids, tokens, rejected)
+
+
+def _encode(
+    encoder: Encoder, chunks: Sequence[Chunk], config: RunConfig, shards: "_Shards", skip: bool
+) -> None:
+    """Encode chunks one after the other; the next is read while the LLM runs."""
+    size = config.encode.shard_items
+    with (
+        ThreadPoolExecutor(1) as reader,
+        tqdm(total=len(chunks) * size, desc="encode", unit="item") as bar,
+    ):
+        ahead = reader.submit(tokenise_chunk, encoder, config.template, chunks[0], skip)
+        for place, chunk in enumerate(chunks):
+            read = ahead.result()
+            if place + 1 < len(chunks):
+                following = chunks[place + 1]
+                ahead = reader.submit(tokenise_chunk, encoder, config.template, following, skip)
+            try:
+                encoded = encoder.encode_tokens(read.tokens)
+            except FloatingPointError as error:
+                raise JobError(f"encode: {error}") from None
+            shards.write(chunk, read, encoded)
+            bar.update(size)
+            bar.set_postfix(padding=f"{encoded.padding:.1%}")
+
+
+class _Shards:
+    """The folder of shards.
+
+    Attributes:
+        present: names of the shards that are whole.
+    """
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        try:
+            self.fs, self.root = fsspec.url_to_fs(output)
+            self.fs.makedirs(self.root, exist_ok=True)
+            names = [each.rsplit("/", 1)[-1] for each in self.fs.ls(self.root, detail=False)]
+        except (OSError, ValueError, ImportError) as error:
+            raise JobError(f"--output {output} cannot be written: {error}") from None
+        self.names = set(names)
+        self.present = {name.removesuffix(".parquet") for name in names if _is_shard(name)}
+
+    def claim(self, made: dict[str, Any]) -> None:
+        """Write down what the vectors depend on, or see that it is the same as before.
+
+        Raises:
+            JobError: it is not, or something else is in the folder.
+        """
+        if MADE in self.names:
+            before = json.loads(self.fs.cat_file(f"{self.root}/{MADE}"))
+            changed = [name for name in made if before.get(name) != made[name]]
+            if changed:
+                raise JobError(
+                    f"--output {self.output} holds vectors of another {changed[0]}; name another "
+                    "folder, or empty this one"
+                )
+        elif self.names:
+            raise JobError(
+                f"--output {self.output} is not empty, and no encode wrote it; name another folder"
+            )
+        else:
+            self._put(MADE, (json.dumps(made, indent=1) + "\n").encode())
+
+    def write(self, chunk: Chunk, read: ReadChunk, encoded: Encoded) -> None:
+        """Write one chunk's shard, whole or not at all.
+
+        Raises:
+            JobError: it cannot be written; what is there stays.
+        """
+        if read.rejected:
+            lines = "".join(json.dumps({"error": each}) + "\n" for each in read.rejected)
+            self._put(f"{chunk.shard}.rejected.jsonl", lines.encode())
+        vectors = pa.array(encoded.vectors.ravel())
+        table = pa.table(
+            {
+                "item_id": pa.array(read.ids, pa.string()),
+                "llm": pa.FixedSizeListArray.from_arrays(vectors, encoded.vectors.shape[1]),
+                "tokens": encoded.tokens,
+                "cut": pa.array([list(names) for names in encoded.cut], pa.list_(pa.string())),
+            }
+        )
+        facts = {
+            "tokens": int(encoded.tokens.sum()),
+            "cut": sum(bool(names) for names in encoded.cut),
+            "rejected": len(read.rejected),
+        }
+        table = table.replace_schema_metadata({"llmemb": json.dumps(facts)})
+        held = io.BytesIO()
+        pq.write_table(table, held)
+        self._put(f"{chunk.shard}.parquet", held.getvalue())
+
+    def finish(self, chunks: Sequence[Chunk]) -> dict[str, int]:
+        """Write what there is in all into done.json."""
+        total = {"shards": len(chunks), "items": 0, "tokens": 0, "cut": 0, "rejected": 0}
+        for chunk in chunks:
+            with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
+                footer = pq.ParquetFile(shard).metadata
+            total["items"] += footer.num_rows
+            for name, value in json.loads(footer.metadata[b"llmemb"]).items():
+                total[name] += value
+        self._put(DONE, (json.dumps(total, indent=1) + "\n").encode())
+        return total
+
+    def _put(self, name: str, content: bytes) -> None:
+        """A file that appears whole: an object store's does; on a disk it is renamed into place."""
+        path, partial = f"{self.root}/{name}", f"{self.root}/.{name}.partial"
+        try:
+            if not isinstance(self.fs, LocalFileSystem):
+                self.fs.pipe_file(path, content)
+                return
+            with Path(partial).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(partial).replace(path)
+        except OSError as error:
+            told = error.strerror or error
+            raise JobError(
+                f"encode: {name} cannot be written to {self.output} ({told}); make room and run "
+                "the same command again, it goes on from here"
+            ) from None
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith(".parquet") and name.removesuffix(".parquet").isdigit()
