@@ -60,6 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="encode: items outside of the run, in .jsonl or .parquet files; a path or URL",
     )  # fmt: skip
     parser.add_argument(
+        "--engine", choices=["local", "ray"], default="local",
+        help="encode --items: in this process, or on the Ray cluster of RAY_ADDRESS (else on all "
+        "cores or GPUs of this machine)",
+    )  # fmt: skip
+    parser.add_argument(
         "--skip-unusable", action="store_true",
         help="encode --items: list a line that is no item beside its shard, and go on",
     )  # fmt: skip
@@ -107,8 +112,9 @@ def _check_options(given: argparse.Namespace) -> None:
         raise JobError(f"--format goes with export, not with {given.step}")
     if given.items and (given.step != "encode" or not given.output):
         raise JobError("--items goes with encode, and needs --output FOLDER for the vectors")
-    if given.skip_unusable and not given.items:
-        raise JobError("--skip-unusable goes with encode --items")
+    for name, told in (("skip-unusable", given.skip_unusable), ("engine", given.engine != "local")):
+        if told and not given.items:
+            raise JobError(f"--{name} goes with encode --items")
     if given.output and given.format == "bundle" and not given.items:
         raise JobError("--output goes with encode --items, or with export --format")
 
@@ -129,7 +135,7 @@ def _do(given: argparse.Namespace) -> None:
     if given.items:
         from training.stream import encode_stream  # noqa: PLC0415
 
-        found = encode_stream(run, given.items, given.output, given.skip_unusable)
+        found = encode_stream(run, given.items, given.output, given.skip_unusable, given.engine)
         told = ", ".join(f"{count} {name}" for name, count in found.items())
         logging.getLogger("training").info("encode: %s (%s)", told, given.output)
         return

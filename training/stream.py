@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 MADE, DONE = "encode.json", "done.json"
 BLOCK = 1 << 23  # bytes read at once to find where lines begin
 ENDINGS = (".jsonl", ".parquet")
+Engine = Literal["local", "ray"]
 
 
 class Chunk(NamedTuple):
@@ -67,13 +68,16 @@ class ReadChunk(NamedTuple):
     rejected: list[str]
 
 
-def encode_stream(run: Run, items: str, output: str, skip: bool = False) -> dict[str, int]:
+def encode_stream(
+    run: Run, items: str, output: str, skip: bool = False, engine: Engine = "local"
+) -> dict[str, int]:
     """Encode every item of a file or folder that is not encoded yet; how much there is then.
 
     Args:
         items: a .jsonl or .parquet file, a folder of them, or a pattern with `*`; a path or a URL.
         output: folder or URL for the shards.
         skip: whether a line that is no item is left out and listed, or ends the run.
+        engine: `local` runs the LLM in this process; `ray` as training.on_ray tells.
 
     Raises:
         JobError: nothing is there to read; a line is no item, and `skip` is False; the output
@@ -82,15 +86,23 @@ def encode_stream(run: Run, items: str, output: str, skip: bool = False) -> dict
     config = run.config
     llm, adapter = _llm(run)
     sources = _files(items)
-    shards = _Shards(output)
+    shards = Shards(output)
     shards.claim(_made(config, llm, adapter, sources) | {"skip": skip})
     chunks = [*chunks_of(sources, config.encode.shard_items)]
     todo = [chunk for chunk in chunks if chunk.shard not in shards.present]
     log.info("encode: %d of %d shards are there", len(chunks) - len(todo), len(chunks))
     if todo:
-        spec = config.llm
-        encoder = Encoder.load(llm, adapter, spec.dtype, spec.max_tokens, spec.attention)
-        _encode(encoder, todo, config, shards, skip)
+        spec, size = config.llm, config.encode.shard_items
+        if engine == "ray":
+            from training.on_ray import encode_on_ray  # noqa: PLC0415 - an extra
+
+            counts = encode_on_ray(todo, llm, adapter, spec, config.template, output, skip)
+        else:
+            encoder = Encoder.load(llm, adapter, spec.dtype, spec.max_tokens, spec.attention)
+            counts = _encode(encoder, todo, config.template, shards, skip)
+        with tqdm(total=len(todo) * size, desc="encode", unit="item") as bar:
+            for count in counts:
+                bar.update(count)
     return shards.finish(chunks)
 
 
@@ -250,30 +262,29 @@ def tokenise_chunk(
 
 
 def _encode(
-    encoder: Encoder, chunks: Sequence[Chunk], config: RunConfig, shards: "_Shards", skip: bool
-) -> None:
-    """Encode chunks one after the other; the next is read while the LLM runs."""
-    size = config.encode.shard_items
-    with (
-        ThreadPoolExecutor(1) as reader,
-        tqdm(total=len(chunks) * size, desc="encode", unit="item") as bar,
-    ):
-        ahead = reader.submit(tokenise_chunk, encoder, config.template, chunks[0], skip)
+    encoder: Encoder,
+    chunks: Sequence[Chunk],
+    template: PromptTemplate,
+    shards: "Shards",
+    skip: bool,
+) -> Iterator[int]:
+    """Encode chunks one after the other, the next read while the LLM runs; items of each."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(tokenise_chunk, encoder, template, chunks[0], skip)
         for place, chunk in enumerate(chunks):
             read = ahead.result()
             if place + 1 < len(chunks):
                 following = chunks[place + 1]
-                ahead = reader.submit(tokenise_chunk, encoder, config.template, following, skip)
+                ahead = reader.submit(tokenise_chunk, encoder, template, following, skip)
             try:
                 encoded = encoder.encode_tokens(read.tokens)
             except FloatingPointError as error:
                 raise JobError(f"encode: {error}") from None
             shards.write(chunk, read, encoded)
-            bar.update(size)
-            bar.set_postfix(padding=f"{encoded.padding:.1%}")
+            yield len(read.ids)
 
 
-class _Shards:
+class Shards:
     """The folder of shards.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +140,34 @@ def test_an_encoding_that_is_killed_goes_on_and_repeats_nothing(
 
     assert len(read(output)) == 4000
     assert {name: (output / name).stat().st_mtime_ns for name in before} == before
+
+
+@pytest.mark.cluster
+def test_a_cluster_that_loses_a_node_loses_no_item(config: Path, tmp_path: Path) -> None:
+    items = many(3000)
+    lines, output = write_lines(tmp_path / "items.jsonl", items), tmp_path / "out"
+    script = [sys.executable, "-m", "tests.end_to_end.cluster"]
+    arguments = ["encode", "--config", str(config), "--items", str(lines), "--engine", "ray"]
+
+    told = subprocess.run(
+        [*script, *arguments, "--output", str(output)],
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert told.returncode == 0, told.stderr[-3000:]
+    found = re.search(r"lost a node with (\d+) shards there", told.stdout)
+    assert found, told.stdout
+    assert int(found[1]) < len(items) / SHARD  # in the middle
+    vectors = read(output)
+    assert vectors.keys() == {item.item_id for item in items}
+    assert json.loads((output / "done.json").read_text())["items"] == len(items)
+    assert main(command(config, lines, tmp_path / "local")) == 0
+    local = read(tmp_path / "local")
+    for item in items[::97]:
+        np.testing.assert_allclose(vectors[item.item_id], local[item.item_id], atol=1e-5)
 
 
 @pytest.mark.parametrize(
