@@ -140,17 +140,16 @@ def plain_transformers(llm: Path) -> Way:
 def sentence_transformers(llm: Path) -> dict[str, Way]:
     """Sentence-transformers' encode, in bfloat16 and as it comes; none where it is missing."""
     try:
-        from sentence_transformers import SentenceTransformer, models  # noqa: PLC0415
+        from sentence_transformers import SentenceTransformer  # noqa: PLC0415
     except ImportError:
         return {}
     ways: dict[str, Way] = {}
     kinds = {"sentence-transformers, bfloat16": torch.bfloat16}
     kinds["sentence-transformers, its defaults"] = torch.float32
     for name, dtype in kinds.items():
-        reader = models.Transformer(str(llm), model_args={"dtype": dtype})
-        reader.tokenizer.pad_token = reader.tokenizer.pad_token or reader.tokenizer.eos_token
-        pooling = models.Pooling(reader.get_word_embedding_dimension(), "mean")
-        model = SentenceTransformer(modules=[reader, pooling], device="cpu")
+        # A folder without modules.json is read as an LLM with a mean over its tokens.
+        model = SentenceTransformer(str(llm), device="cpu", model_kwargs={"dtype": dtype})
+        model.tokenizer.pad_token = model.tokenizer.pad_token or model.tokenizer.eos_token
         ways[name] = lambda prompts, model=model: model.encode(  # type: ignore[misc]
             [each.text for each in prompts], batch_size=BATCH, show_progress_bar=False
         )
