@@ -1,11 +1,14 @@
 """Everything an operator may change without a new image."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import DirectoryPath, Field, RedisDsn, ValidationError, model_validator
+from pydantic import DirectoryPath, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.redis_urls import check as check_url
 
 PREFIX = "LLMEMB_"
 MAX_ITEMS = 1024  # of one /embed, whatever the operator says
@@ -32,8 +35,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    redis_url: RedisDsn | None = Field(
-        None, description="cache shared by processes; none keeps the cache in this process"
+    redis_url: str | None = Field(
+        None,
+        description="cache shared by processes: redis(s)://, redis+sentinel:// or "
+        "redis+cluster://; none keeps the cache in this process",
     )
     redis_timeout_s: float = Field(
         0.1, gt=0, le=10, description="longest wait for Redis; slower is a cache miss"
@@ -44,9 +49,14 @@ class Settings(BaseSettings):
     cache_items: int = Field(10_000, ge=0, description="vectors kept by the in-process cache")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body")
     max_items: int = Field(64, ge=1, le=MAX_ITEMS, description="most items of one /embed")
-    batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass")
+    batch_tokens: int = Field(1024, ge=1, description="tokens of one forward pass")
     batch_wait_ms: float = Field(3.0, ge=0, le=1000, description="wait for a batch to fill")
-    max_waiting_items: int = Field(512, ge=1, description="items waiting for the LLM; more is 429")
+    max_queue_tokens: int = Field(
+        16_384, ge=1, description="tokens waiting for the LLM or running; more is 429"
+    )
+    stuck_s: float = Field(
+        60.0, gt=0, description="how long one batch may run before liveness says so"
+    )
     request_timeout_s: float = Field(30.0, gt=0, description="deadline of a request; later is 504")
     drain_delay_s: float = Field(
         0.0, ge=0, le=300, description="how long to say `draining` before the port closes"
@@ -55,14 +65,10 @@ class Settings(BaseSettings):
         "info", description="least severe line of the log"
     )
 
-    @model_validator(mode="after")
-    def _one_request_fits_the_queue(self) -> "Settings":
-        if self.max_items > self.max_waiting_items:
-            raise ValueError(
-                f"{PREFIX}MAX_ITEMS is {self.max_items}, more than {PREFIX}MAX_WAITING_ITEMS, "
-                f"which is {self.max_waiting_items}"
-            )
-        return self
+    @field_validator("redis_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return value and check_url(value)
 
 
 def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
@@ -81,7 +87,8 @@ def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic chec
         variable = PREFIX + str(first["loc"][0]).upper()
         if first["type"] == "missing":
             raise BadSettings(f"{variable} is not set: {describe(str(first['loc'][0]))}") from None
-        value = json.dumps(first["input"], default=str)
+        # An address may hold a password.
+        value = re.sub(r"//[^/@]*@", "//…@", json.dumps(first["input"], default=str))
         hint = ""
         if value.startswith('"tcp://'):
             # Kubernetes sets NAME_PORT for every service of a namespace.
