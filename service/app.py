@@ -11,8 +11,10 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from service import version
+from service.admission import Admission
 from service.edge import Edge
 from service.errors import MEDIA_TYPE, answer_errors
+from service.gate import Gate
 from service.metrics import Metrics
 from service.routes import embed, health, items, recommend
 from service.serving import Serving
@@ -56,12 +58,18 @@ def create_app(settings: Settings) -> FastAPI:
                 path = route.path.replace(":path}", "}")
                 metrics.expect_route(method, path, route.status_code or 200)
     answer_errors(app)
+    app.state.admission = Admission(
+        settings.max_requests, settings.max_inflight_bytes, serving.retry_after_s
+    )
+    # The last one is the outermost.
     app.add_middleware(
-        Edge,
+        Gate,
+        admission=app.state.admission,
         max_body_bytes=settings.max_body_bytes,
         timeout_s=settings.request_timeout_s,
         metrics=metrics,
     )
+    app.add_middleware(Edge, metrics=metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

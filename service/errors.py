@@ -46,18 +46,25 @@ class ServiceError(Exception):
     Attributes:
         retry_after_s: when to come again, for errors that pass.
         errors: fields that are wrong.
+        reason: what `llmemb_rejected_total` counts it as, where the class alone does not say.
     """
 
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, errors: Sequence[FieldError] = ()
+        self,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        errors: Sequence[FieldError] = (),
+        reason: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
         self.errors = list(errors)
+        self.reason = reason
 
 
 class Malformed(ServiceError):
-    """The request is no HTTP or JSON that could be read."""
+    """The body is no JSON, or a path or a header says nothing that could be read."""
 
 
 class UnknownItem(ServiceError):
@@ -93,7 +100,7 @@ class NotReady(ServiceError):
 
 
 class TooLate(ServiceError):
-    """The answer took longer than LLMEMB_REQUEST_TIMEOUT_S."""
+    """The answer took longer than LLMEMB_REQUEST_TIMEOUT_S or X-Request-Timeout-Ms."""
 
 
 class StorageFull(ServiceError):
@@ -120,12 +127,12 @@ STATUS: dict[type[Exception], HTTPStatus] = {
 }
 
 REASON: dict[int, str] = {
-    400: "The body is no JSON, or the path cannot be decoded.",
+    400: "The body is no JSON, or the path or a header cannot be read.",
     404: "The catalogue has no such item.",
     413: "The body is too large.",
     415: "The content type is not application/json.",
     422: "A field has a value that cannot be used; `errors` names it.",
-    429: "Too many items are waiting; come again after Retry-After seconds.",
+    429: "Too much is in flight or waiting; come again after Retry-After seconds.",
     500: "A defect of the service; its log has the request id.",
     503: "Starting, draining or out of memory; come again after Retry-After seconds.",
     504: "The answer took too long.",

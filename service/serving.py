@@ -83,6 +83,10 @@ class Serving:
             return False
         return self._parts is None or self._parts.batcher.alive
 
+    def retry_after_s(self) -> float:
+        """When a request that is refused now may come again."""
+        return 1.0
+
     def drain(self) -> None:
         """Say `draining` from now on; requests are still answered."""
         if self.phase != FAILED:

@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     )
     cache_items: int = Field(10_000, ge=0, description="vectors kept by the in-process cache")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body")
+    max_requests: int = Field(256, ge=1, description="requests in flight; more is 429")
+    max_inflight_bytes: int = Field(
+        64 * 2**20, ge=1024, description="bytes of bodies in flight; more is 429"
+    )
     max_items: int = Field(64, ge=1, le=MAX_ITEMS, description="most items of one /embed")
     batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass")
     batch_wait_ms: float = Field(3.0, ge=0, le=1000, description="wait for a batch to fill")
@@ -56,7 +60,12 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _one_request_fits_the_queue(self) -> "Settings":
+    def _one_request_fits(self) -> "Settings":
+        if self.max_body_bytes > self.max_inflight_bytes:
+            raise ValueError(
+                f"{PREFIX}MAX_BODY_BYTES is {self.max_body_bytes}, more than "
+                f"{PREFIX}MAX_INFLIGHT_BYTES, which is {self.max_inflight_bytes}"
+            )
         if self.max_items > self.max_waiting_items:
             raise ValueError(
                 f"{PREFIX}MAX_ITEMS is {self.max_items}, more than {PREFIX}MAX_WAITING_ITEMS, "

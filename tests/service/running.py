@@ -41,9 +41,13 @@ class Client(httpx.Client):
         self._app = app
 
     @property
-    def parts(self) -> Parts:
+    def app(self) -> FastAPI:
         assert self._app
-        parts: Parts = self._app.state.serving.parts
+        return self._app
+
+    @property
+    def parts(self) -> Parts:
+        parts: Parts = self.app.state.serving.parts
         return parts
 
     def embed(self, *items: dict[str, Any], **fields: object) -> dict[str, Any]:
