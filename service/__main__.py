@@ -9,6 +9,7 @@ import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.app import create_app
 from service.serving import Serving
@@ -69,8 +70,7 @@ def _end(sentence: str, status: int) -> None:
     os._exit(status)
 
 
-def _serve(settings: Settings) -> None:
-    app = create_app(settings)
+def _serve(app: FastAPI, settings: Settings) -> None:
     serving: Serving = app.state.serving
     config = uvicorn.Config(
         app,
@@ -102,14 +102,15 @@ def main() -> None:
             port=arguments.port,
             catalogue_dir=arguments.catalogue,
         )
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        )
+        app = create_app(settings)
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(BAD_SETTINGS)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    _serve(settings)
+    _serve(app, settings)
 
 
 if __name__ == "__main__":

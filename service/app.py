@@ -12,8 +12,9 @@ from fastapi_offline import FastAPIOffline
 
 from service import version
 from service.admission import Admission
+from service.auth import is_open, read_keys
 from service.edge import Edge
-from service.errors import MEDIA_TYPE, answer_errors
+from service.errors import MEDIA_TYPE, REASON, answer_errors
 from service.gate import Gate
 from service.metrics import Metrics
 from service.routes import embed, health, items, recommend
@@ -27,9 +28,17 @@ DESCRIPTION = """Embeddings for sequential recommenders, from item attributes.
 Errors are `application/problem+json` (RFC 9457).
 """
 
+KEYS = "An API key, where the service has any; `read` and `write` are scopes of it."
+REFUSED_AT_THE_GATE = (400, 401, 403, 429, 504)  # whatever the route
+
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app; once it runs it loads in the background, and says 503 until that is done."""
+    """The app; once it runs it loads in the background, and says 503 until that is done.
+
+    Raises:
+        BadSettings: the file of API keys cannot be used.
+    """
+    keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
     metrics = Metrics()
     serving = Serving(settings, metrics)
 
@@ -64,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last one is the outermost.
     app.add_middleware(
         Gate,
+        keys=keys,
         admission=app.state.admission,
         max_body_bytes=settings.max_body_bytes,
         timeout_s=settings.request_timeout_s,
@@ -80,8 +90,17 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        for path in schema["paths"].values():
+        schema["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": KEYS}
+        }
+        for name, path in schema["paths"].items():
             for operation in path.values():
+                if not is_open(name):
+                    operation["security"] = [{"key": []}, {}]
+                    for status in REFUSED_AT_THE_GATE:
+                        operation["responses"].setdefault(
+                            str(status), {"description": REASON[status]}
+                        )
                 for status, response in operation["responses"].items():
                     if int(status) >= 400:
                         response["content"] = {

@@ -67,6 +67,14 @@ class Malformed(ServiceError):
     """The body is no JSON, or a path or a header says nothing that could be read."""
 
 
+class Unauthenticated(ServiceError):
+    """No API key came, or none that is known."""
+
+
+class Forbidden(ServiceError):
+    """The API key lacks the scope that this needs."""
+
+
 class UnknownItem(ServiceError):
     """The catalogue has no such item, or none of the history's."""
 
@@ -113,6 +121,8 @@ class Unexpected(ServiceError):
 
 STATUS: dict[type[Exception], HTTPStatus] = {
     Malformed: HTTPStatus.BAD_REQUEST,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     UnknownItem: HTTPStatus.NOT_FOUND,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotJSON: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -128,6 +138,8 @@ STATUS: dict[type[Exception], HTTPStatus] = {
 
 REASON: dict[int, str] = {
     400: "The body is no JSON, or the path or a header cannot be read.",
+    401: "No API key, or none that is known.",
+    403: "The API key lacks the scope that this needs.",
     404: "The catalogue has no such item.",
     413: "The body is too large.",
     415: "The content type is not application/json.",
@@ -159,9 +171,7 @@ def shown(value: object) -> str | None:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def answer(
-    error: Exception, path: str, request_id: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+def answer(error: Exception, path: str, request_id: str) -> JSONResponse:
     """The response for an error of STATUS or its subclasses."""
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
     status = STATUS[kind]
@@ -169,6 +179,7 @@ def answer(
     detail = str(error)
     if kind is OutOfMemory:
         retry, detail = 1, f"out of memory: {error}; send fewer or shorter items"
+    challenge = {"WWW-Authenticate": "Bearer"} if kind is Unauthenticated else {}
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
     return _response(
         f"urn:llmemb:{name}",
@@ -177,7 +188,7 @@ def answer(
         path,
         request_id,
         getattr(error, "errors", []),
-        {**(headers or {}), **({"Retry-After": str(max(1, math.ceil(retry)))} if retry else {})},
+        {**challenge, **({"Retry-After": str(max(1, math.ceil(retry)))} if retry else {})},
     )
 
 

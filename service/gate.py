@@ -1,4 +1,4 @@
-"""Who and what comes in: admission, body limit, deadline. Before a byte of a body is parsed."""
+"""Who and what comes in, before a byte of a body is parsed: keys, admission, limit, deadline."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import Admission, Ticket
+from service.auth import ALL, Keys, is_open
 from service.errors import (
     BodyTooLarge,
     Malformed,
@@ -29,28 +30,32 @@ DEADLINE = "X-Request-Timeout-Ms"
 # again. Closing one with bytes unread may also cost the client the answer.
 DRAINED_BYTES = 256 * 2**10
 DRAINED_S = 1.0
-EXEMPT = {"/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"}
-EXEMPT_FOLDER = "/static-offline-docs/"
 
 
 class Gate:
     """The ASGI layer that refuses what cannot be served, and gives up what takes too long.
 
-    It refuses while too much is in flight, refuses a body of more than `max_body_bytes` as its
-    bytes stream in, gives up after `timeout_s` or what the client allows, stops the work of a
-    client that has left, and answers defects with 500 and no detail. It is to be called by
-    service.edge.Edge.
+    It asks for an API key, refuses while too much is in flight, refuses a body of more than
+    `max_body_bytes` as its bytes stream in, gives up after `timeout_s` or what the client
+    allows, stops the work of a client that has left, and answers defects with 500 and no detail.
+    What service.auth calls open needs no key, and is answered however much is in flight. To be
+    called by service.edge.Edge.
+
+    Args:
+        keys: None serves everybody.
     """
 
     def __init__(
         self,
         app: ASGIApp,
+        keys: Keys | None,
         admission: Admission,
         max_body_bytes: int,
         timeout_s: float,
         metrics: Metrics,
     ) -> None:
         self._app = app
+        self._keys = keys
         self._admission = admission
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
@@ -67,10 +72,13 @@ class Gate:
         declared = int(length[:18]) if length.isdecimal() else 0
         ticket = None
         try:
+            closed = not is_open(scope["path"])
+            if closed:
+                self._authenticate(scope, headers)
             timeout_s = self._deadline_s(headers)
             if declared > self._max_body_bytes:
                 raise self._too_large()
-            if not exempt(scope["path"]):
+            if closed:
                 ticket = self._admission.enter(declared)
         except ServiceError as error:
             # A client that waits for `100 Continue` has not sent the body, and need not.
@@ -84,6 +92,14 @@ class Gate:
         finally:
             if ticket:
                 ticket.leave()
+
+    def _authenticate(self, scope: Scope, headers: Headers) -> None:
+        state = scope["state"]
+        state["scopes"] = ALL
+        if self._keys:
+            authorization = headers.get("authorization")
+            key = self._keys.admit(scope["method"], scope["path"], authorization)
+            state["scopes"], state["key"] = key.scopes, key.name
 
     def _deadline_s(self, headers: Headers) -> float:
         asked = headers.get(DEADLINE)
@@ -204,11 +220,6 @@ class Gate:
             work.cancel()
             watch.cancel()
         return None
-
-
-def exempt(path: str) -> bool:
-    """Whether a path is answered however much is in flight: probes, metrics, documentation."""
-    return path in EXEMPT or path.startswith(EXEMPT_FOLDER)
 
 
 def _closing(send: Send) -> Send:

@@ -1,6 +1,7 @@
 """Everything an operator may change without a new image."""
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,12 @@ class Settings(BaseSettings):
         Path("catalogue"), description="writable folder of the catalogue, of one process alone"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
+    api_keys_file: Path | None = Field(
+        None, description="keys that clients must have; a line is `name scopes key`"
+    )
+    allow_anonymous: bool = Field(
+        False, description="whether others than this machine may ask without a key"
+    )
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     redis_url: RedisDsn | None = Field(
         None, description="cache shared by processes; none keeps the cache in this process"
@@ -60,6 +67,16 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
+    def _strangers_need_a_key(self) -> "Settings":
+        if not (self.api_keys_file or self.allow_anonymous or is_loopback(self.host)):
+            raise ValueError(
+                f"{PREFIX}HOST is {json.dumps(self.host)}, which others can reach, and there are "
+                f"no API keys: set {PREFIX}API_KEYS_FILE to a file of keys, or "
+                f"{PREFIX}ALLOW_ANONYMOUS=1 to serve everybody who can reach it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_request_fits(self) -> "Settings":
         if self.max_body_bytes > self.max_inflight_bytes:
             raise ValueError(
@@ -72,6 +89,14 @@ class Settings(BaseSettings):
                 f"which is {self.max_waiting_items}"
             )
         return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a socket that listens on a host."""
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic checks them

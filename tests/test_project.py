@@ -284,6 +284,15 @@ def test_every_published_port_is_on_the_loopback_address(compose: dict[str, Any]
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
+def test_the_service_answers_without_keys_only_behind_the_loopback_port(
+    compose: dict[str, Any],
+) -> None:
+    service = compose["services"]["service"]
+
+    assert service["environment"][f"{PREFIX}ALLOW_ANONYMOUS"] == "1"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
 def test_redis_is_a_bounded_cache_that_only_the_service_reaches(compose: dict[str, Any]) -> None:
     redis = compose["services"]["redis"]
     options = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))

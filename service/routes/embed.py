@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from models.item import Item
 from service.embedder import Embedded
-from service.errors import Invalid, problems
+from service.errors import Forbidden, Invalid, problems
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 from service.settings import MAX_ITEMS
@@ -90,6 +90,7 @@ def entries(embedded: Sequence[Embedded]) -> list[Entry]:
 )
 async def embed(
     query: EmbedRequest,
+    request: Request,
     parts: Annotated[Parts, Depends(parts_of)],
     serving: Annotated[Serving, Depends(serving_of)],
 ) -> EmbedResponse:
@@ -98,6 +99,8 @@ async def embed(
     An item needs no history and need not be in the catalogue. With `index` the items are also
     in the catalogue, durably and recommendable, when the answer comes.
     """
+    if query.index and "write" not in request.state.scopes:
+        raise Forbidden("`index: true` changes the catalogue, and so needs the scope write")
     _check(query, parts, serving.settings.max_items)
     embedded = await parts.embedder.embed(query.items)
     if query.index:

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from contextlib import suppress
 from http.client import HTTPResponse
 from types import TracebackType
 from typing import Any
@@ -32,7 +33,8 @@ class HalfSent:
             "POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             f"{header}\r\n{length}\r\n\r\n".encode()
         )
-        self._send(self._body[:-1])
+        with suppress(ConnectionError):  # as when the answer was there before the body
+            self._send(self._body[:-1])
 
     def __enter__(self) -> "HalfSent":
         return self
