@@ -394,6 +394,10 @@ class Bundle:
         """
         return self._encoder.encode(prompts, batch_tokens)
 
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """How many tokens each body has; `encode` reads the first `max_tokens` of them."""
+        return self._encoder.lengths(prompts)
+
     def project(self, llm_vectors: Floats) -> dict[str, Floats]:
         """Item vectors (n, W) of LLM vectors (n, d_llm), of each view that is made of them.
 

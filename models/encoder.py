@@ -196,6 +196,11 @@ class Encoder(nn.Module):
             tokens.append(Tokens(self._instruction(prompt.instruction) + kept, len(kept), cut))
         return tokens
 
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """How many tokens each body has, whatever the limit."""
+        bodies = self.tokenizer([prompt.body for prompt in prompts], add_special_tokens=False)
+        return [len(ids) for ids in bodies["input_ids"]]
+
     def reads(self, batch: Sequence[Tokens]) -> list[int]:
         """How many tokens of each prompt the LLM runs in a batch of these: (B,).
 

@@ -14,10 +14,10 @@ from service import version
 from service.admission import Admission
 from service.auth import is_open, read_keys
 from service.edge import Edge
-from service.errors import MEDIA_TYPE, REASON, answer_errors
+from service.errors import MEDIA_TYPE, OPENAI_FOLDER, REASON, OpenAIError, answer_errors
 from service.gate import Gate
 from service.metrics import Metrics
-from service.routes import embed, health, items, recommend
+from service.routes import embed, health, items, openai, recommend
 from service.serving import Serving
 from service.settings import Settings
 
@@ -25,7 +25,7 @@ DESCRIPTION = """Embeddings for sequential recommenders, from item attributes.
 
 `POST /embed` turns attributes into vectors. `PUT /items/{id}` adds an item to the catalogue;
 `POST /recommend` ranks the catalogue for a user's history, `POST /search` for a vector.
-Errors are `application/problem+json` (RFC 9457).
+Errors are `application/problem+json` (RFC 9457). `/v1/` speaks as OpenAI's embeddings do.
 """
 
 KEYS = "An API key, where the service has any; `read` and `write` are scopes of it."
@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.serving = serving
     app.state.metrics = metrics
-    for module in (embed, recommend, items, health):
+    for module in (embed, recommend, items, openai, health):
         app.include_router(module.router)
         for route in module.router.routes:
             assert isinstance(route, APIRoute)  # noqa: S101
@@ -93,6 +93,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schema["components"]["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer", "description": KEYS}
         }
+        shapes = OpenAIError.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"] |= {**shapes.pop("$defs"), "OpenAIError": shapes}
         for name, path in schema["paths"].items():
             for operation in path.values():
                 if not is_open(name):
@@ -101,10 +103,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                         operation["responses"].setdefault(
                             str(status), {"description": REASON[status]}
                         )
+                media_type, shape = MEDIA_TYPE, "Problem"
+                if name.startswith(OPENAI_FOLDER):
+                    media_type, shape = "application/json", "OpenAIError"
+                    operation["responses"].pop("422", None)  # which is a 400 there
                 for status, response in operation["responses"].items():
                     if int(status) >= 400:
                         response["content"] = {
-                            MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}
+                            media_type: {"schema": {"$ref": f"#/components/schemas/{shape}"}}
                         }
         # `{item_id:path}` is Starlette's way to say that an id may hold slashes.
         schema["paths"] = {

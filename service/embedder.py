@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.item import InvalidItem, Item
+from models.prompt import Prompt
 from service.batcher import Batcher, LLMVector, Unreadable
 from service.cache import Cache, cache_key
 from service.errors import Invalid
@@ -57,21 +58,44 @@ class Embedder:
             Invalid: an item has nothing to render, or nothing that the LLM can read.
             Overloaded, NotReady, OutOfMemory: as Batcher.encode.
         """
-        stage = self._metrics.stage
+        where = f"{where}.attributes"
         started = time.perf_counter()
         prompts = []
         for position, item in enumerate(items):
             try:
                 prompts.append(self._bundle.prompt(item))
             except InvalidItem as error:
-                raise Invalid.field(f"{where.format(position)}.attributes", str(error)) from None
-        keys = [cache_key(self._bundle.encoder_hash, prompt.text) for prompt in prompts]
-        rendered = time.perf_counter()
-        stage.labels("render").observe(rendered - started)
+                raise Invalid.field(where.format(position), str(error)) from None
+        self._metrics.stage.labels("render").observe(time.perf_counter() - started)
 
+        read = await self.read(prompts, where)
+        vectors = np.stack([each.vector for each, _ in read])
+        ids = [item.item_id for item in items]
+        before = time.perf_counter()
+        views = await self._batcher.call(lambda: self._bundle.item_views(ids, vectors))
+        self._metrics.stage.labels("project").observe(time.perf_counter() - before)
+        return [
+            Embedded(item, each.vector, seen, each.tokens, each.cut, cached)
+            for item, (each, cached), seen in zip(items, read, views, strict=True)
+        ]
+
+    async def read(
+        self, prompts: Sequence[Prompt], where: str = "items[{}].attributes"
+    ) -> list[tuple[LLMVector, bool]]:
+        """Of each prompt its LLM vector, and whether that came from the cache.
+
+        Args:
+            where: the field of prompt number {} in the request, for errors.
+
+        Raises:
+            Invalid: the LLM can read nothing of a prompt.
+            Overloaded, NotReady, OutOfMemory: as Batcher.encode.
+        """
+        started = time.perf_counter()
+        keys = [cache_key(self._bundle.encoder_hash, prompt.text) for prompt in prompts]
         found = dict(zip(keys, await self._cache.get_many(keys), strict=True))
         hits = {key for key, value in found.items() if value is not None}
-        stage.labels("cache").observe(time.perf_counter() - rendered)
+        self._metrics.stage.labels("cache").observe(time.perf_counter() - started)
 
         misses = {
             key: position for position, key in enumerate(keys) if key not in hits
@@ -81,23 +105,13 @@ class Embedder:
         except Unreadable as error:
             position = list(misses.values())[error.position]
             raise Invalid.field(
-                f"{where.format(position)}.attributes",
-                "the LLM can read nothing of the text of these attributes",
+                where.format(position), "the LLM can read nothing of this text"
             ) from None
         computed = dict(zip(misses, fresh, strict=True))
         await self._cache.put_many(computed)
 
         known: list[LLMVector] = [computed.get(key) or found[key] for key in keys]  # type: ignore[misc]
-        vectors = np.stack([each.vector for each in known])
-        ids = [item.item_id for item in items]
-        before = time.perf_counter()
-        views = await self._batcher.call(lambda: self._bundle.item_views(ids, vectors))
-        stage.labels("project").observe(time.perf_counter() - before)
-
         self._metrics.embedded.labels("cache").inc(sum(key in hits for key in keys))
         self._metrics.embedded.labels("model").inc(sum(key not in hits for key in keys))
         self._metrics.truncated.inc(sum(bool(each.cut) for each in known))
-        return [
-            Embedded(item, each.vector, seen, each.tokens, each.cut, key in hits)
-            for item, each, seen, key in zip(items, known, views, keys, strict=True)
-        ]
+        return [(each, key in hits) for each, key in zip(known, keys, strict=True)]

@@ -26,10 +26,14 @@ from service.metrics import Metrics
 log = logging.getLogger(__name__)
 
 DEADLINE = "X-Request-Timeout-Ms"
-# Of a refused request this much is read and thrown away, so that its connection can be used
-# again. Closing one with bytes unread may also cost the client the answer.
+# What is left of a body that nobody wants is thrown away up to here, so that its connection can
+# be used again. With more to come it is closed.
 DRAINED_BYTES = 256 * 2**10
 DRAINED_S = 1.0
+# A connection that closes with bytes unread is reset, which may cost the client the answer. So
+# it has a moment to read that, and to stop.
+LINGER_BYTES = 8 * 2**20
+LINGER_S = 1.0
 
 
 class Gate:
@@ -70,6 +74,7 @@ class Gate:
         length = headers.get("content-length", "")
         # Longer than any limit that fits a computer; h11 has refused what is no number.
         declared = int(length[:18]) if length.isdecimal() else 0
+        chunked = "transfer-encoding" in headers
         ticket = None
         try:
             closed = not is_open(scope["path"])
@@ -81,12 +86,15 @@ class Gate:
             if closed:
                 ticket = self._admission.enter(declared)
         except ServiceError as error:
-            # A client that waits for `100 Continue` has not sent the body, and need not.
-            kept = "expect" not in headers and await _drained(receive, declared)
-            await self._refuse(error, scope, receive, send if kept else _closing(send))
+            kept = declared <= DRAINED_BYTES  # the server throws that much away by itself
+            if "expect" in headers:
+                kept = False  # it waits for `100 Continue` with the body, and need not send it
+            elif chunked:
+                kept = await _drained(receive, DRAINED_BYTES, DRAINED_S)
+            await self._refuse(error, scope, receive, send if kept else _closing(send, receive))
             return
         # Of a body that does not say how long it is, any rest may be long.
-        unread = declared if "transfer-encoding" not in headers else self._max_body_bytes
+        unread = LINGER_BYTES if chunked else declared
         try:
             await self._admitted(scope, receive, send, timeout_s, ticket, unread)
         finally:
@@ -139,7 +147,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 if not state["body_read"] and unread - state["bytes_in"] > DRAINED_BYTES:
-                    send = _closing(send)  # rather than take in what nobody wants
+                    send = _closing(send, receive)  # rather than take in what nobody wants
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
             await send(message)
@@ -222,25 +230,27 @@ class Gate:
         return None
 
 
-def _closing(send: Send) -> Send:
-    """A `send` after whose answer the connection is closed."""
+def _closing(send: Send, receive: Receive) -> Send:
+    """A `send` after whose answer the connection is closed, with a moment to read it."""
 
     async def closing(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        elif not message.get("more_body", False):
+            await send({**message, "more_body": True})
+            await _drained(receive, LINGER_BYTES, LINGER_S)
+            message = {"type": "http.response.body"}
         await send(message)
 
     return closing
 
 
-async def _drained(receive: Receive, declared: int) -> bool:
-    """Throw a small body away; False if it is not small, or does not come at once."""
-    if declared > DRAINED_BYTES:
-        return False
+async def _drained(receive: Receive, most: int, timeout_s: float) -> bool:
+    """Throw the rest of a body away; False if there is more of it, or it does not come."""
     drained = 0
     try:
-        async with asyncio.timeout(DRAINED_S):
-            while drained <= DRAINED_BYTES:
+        async with asyncio.timeout(timeout_s):
+            while drained <= most:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return False

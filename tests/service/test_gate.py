@@ -85,6 +85,36 @@ def test_a_refused_body_that_is_large_is_not_read(serve: Serve) -> None:
     assert status == 429
 
 
+def test_a_client_reads_its_refusal_while_it_still_sends(serve: Serve) -> None:
+    client = serve(max_body_bytes=2000)
+
+    answers = [
+        client.post("/recommend", content=b" " * size, headers=JSON).status_code
+        for size in (3_000_000, 5_000_000) * 10
+    ]
+
+    assert answers == [413] * 20
+
+
+def test_a_small_body_in_chunks_does_not_cost_the_connection(serve: Serve) -> None:
+    client = serve(max_requests=1)
+    connection = http.client.HTTPConnection("127.0.0.1", client.port)
+
+    with HalfSent(client.port):
+        wait_until_in_flight(client, requests=1)
+        connection.request("POST", "/recommend", iter([HISTORY, b" "]), JSON)
+        refused = connection.getresponse()
+        refused.read()
+        opened = connection.sock
+        connection.request("GET", "/health/live")
+        answered = connection.getresponse()
+        answered.read()
+
+    assert (refused.status, answered.status) == (429, 200)
+    assert connection.sock is opened
+    connection.close()
+
+
 def test_a_refused_client_that_waits_for_continue_is_told_at_once(serve: Serve) -> None:
     client = serve(max_requests=1)
 
