@@ -1,7 +1,6 @@
 """`python -m service`: settings, one process, a clean end."""
 
 import argparse
-import logging
 import math
 import os
 import sys
@@ -12,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.logs import configure
 from service.serving import Serving
 from service.settings import BadSettings, Settings, read_settings, reference
 
@@ -102,10 +102,7 @@ def main() -> None:
             port=arguments.port,
             catalogue_dir=arguments.catalogue,
         )
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        )
+        configure(settings.log_level, settings.log_format)
         app = create_app(settings)
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")

@@ -59,12 +59,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.serving = serving
     app.state.metrics = metrics
+    paths: list[str] = []
     for module in (embed, recommend, items, openai, health):
         app.include_router(module.router)
         for route in module.router.routes:
             assert isinstance(route, APIRoute)  # noqa: S101
+            path = route.path.replace(":path}", "}")
+            paths.append(path)
             for method in route.methods or ():
-                path = route.path.replace(":path}", "}")
                 metrics.expect_route(method, path, route.status_code or 200)
     answer_errors(app)
     app.state.admission = Admission(
@@ -79,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
         timeout_s=settings.request_timeout_s,
         metrics=metrics,
     )
-    app.add_middleware(Edge, metrics=metrics)
+    app.add_middleware(Edge, metrics=metrics, routes=paths)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,11 +25,17 @@ class Edge:
 
     It echoes or makes X-Request-ID and writes one log line and one observation a request. The
     line has what `scope["state"]` knows by then, and never a word of a body.
+
+    Args:
+        routes: paths and templates of paths, by which requests are called that were refused
+            before they were routed.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._paths = frozenset(route for route in routes if "{" not in route)
+        self._templates = [(each.partition("{")[0], each) for each in routes if "{" in each]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's scope; only HTTP is touched."""
@@ -36,11 +43,14 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
         if not re.fullmatch(r"[!-~]{1,128}", request_id):
             request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        STAGES.set({})
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        stages: dict[str, float] = {}
+        STAGES.set(stages)
         status = 0
 
         async def tagged(message: Message) -> None:
@@ -55,14 +65,37 @@ class Edge:
         finally:
             status = status or CLIENT_LEFT
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "").replace(":path}", "}")
+            route = self._route(scope)
             self._metrics.observe_request(scope["method"], route, status, seconds)
-            log.log(
-                logging.DEBUG if route in PROBED else logging.INFO,
-                "request method=%s route=%s status=%d ms=%.1f request_id=%s",
-                scope["method"],
-                route or UNMATCHED,
-                status,
-                1000 * seconds,
-                request_id,
-            )
+            fields: dict[str, object] = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "route": route or UNMATCHED,
+                "status": status,
+                "ms": round(1000 * seconds, 1),
+                "bytes_in": state.get("bytes_in", 0),
+            }
+            if "key" in state:
+                fields["key"] = state["key"]
+            if trace_id := _trace_id(headers.get("traceparent", "")):
+                fields["trace_id"] = trace_id
+            if stages:
+                fields["stages_ms"] = {
+                    name: round(1000 * taken, 1) for name, taken in stages.items()
+                }
+            log.log(logging.DEBUG if route in PROBED else logging.INFO, "request", extra=fields)
+
+    def _route(self, scope: Scope) -> str:
+        if "route" in scope:
+            path: str = getattr(scope["route"], "path", "")
+            return path.replace(":path}", "}")
+        path = scope["path"]
+        if path in self._paths:
+            return path
+        return next((each for start, each in self._templates if path.startswith(start)), "")
+
+
+def _trace_id(traceparent: str) -> str | None:
+    """The trace that a caller's W3C header names."""
+    found = re.fullmatch(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*", traceparent)
+    return found[1] if found else None

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import traceback
 from collections.abc import Callable
 
 from starlette.datastructures import Headers
@@ -221,8 +222,16 @@ class Gate:
             return error
         except ClientDisconnect:
             return None
-        except Exception:
-            log.exception("unexpected error, request_id=%s", state["request_id"])
+        except Exception as error:
+            # Not its message, which may quote the request.
+            log.error(
+                "unexpected error",
+                extra={
+                    "request_id": state["request_id"],
+                    "error": type(error).__name__,
+                    "traceback": "".join(traceback.format_tb(error.__traceback__)),
+                },
+            )
             return Unexpected("an unexpected error; the log has more under this request id")
         finally:
             work.cancel()

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import DirectoryPath, Field, RedisDsn, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import LogFormat
+
 PREFIX = "LLMEMB_"
 MAX_ITEMS = 1024  # of one /embed, whatever the operator says
 
@@ -64,6 +66,9 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line of the log"
+    )
+    log_format: LogFormat = Field(
+        "json", description="json is an object a line, text is for people"
     )
 
     @model_validator(mode="after")

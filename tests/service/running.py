@@ -1,5 +1,6 @@
 """The service on a real socket: in this process (quick to start) or in one of its own."""
 
+import logging
 import os
 import random
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
@@ -30,6 +32,19 @@ def free_port() -> int:
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
+
+
+def wait_for_record(
+    caplog: pytest.LogCaptureFixture, message: str, **fields: object
+) -> logging.LogRecord:
+    """The log record with that message and those fields; a request's follows its answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        for record in list(caplog.records):
+            if record.getMessage() == message and fields.items() <= record.__dict__.items():
+                return record
+        assert time.monotonic() < deadline, [each.__dict__ for each in caplog.records]
+        time.sleep(0.01)
 
 
 class Client(httpx.Client):
