@@ -14,6 +14,7 @@ from service.app import create_app
 from service.logs import configure
 from service.serving import Serving
 from service.settings import BadSettings, Settings, read_settings, reference
+from service.tracing import open_tracing
 
 BAD_SETTINGS = 2
 FAILED = 1
@@ -103,7 +104,7 @@ def main() -> None:
             catalogue_dir=arguments.catalogue,
         )
         configure(settings.log_level, settings.log_format)
-        app = create_app(settings)
+        app = create_app(settings, open_tracing(os.environ))
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(BAD_SETTINGS)

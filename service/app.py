@@ -20,6 +20,7 @@ from service.metrics import Metrics
 from service.routes import embed, health, items, openai, recommend
 from service.serving import Serving
 from service.settings import Settings
+from service.tracing import Tracing
 
 DESCRIPTION = """Embeddings for sequential recommenders, from item attributes.
 
@@ -32,8 +33,11 @@ KEYS = "An API key, where the service has any; `read` and `write` are scopes of 
 REFUSED_AT_THE_GATE = (400, 401, 403, 429, 504)  # whatever the route
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     """The app; once it runs it loads in the background, and says 503 until that is done.
+
+    Args:
+        tracing: where spans go; closed with the app.
 
     Raises:
         BadSettings: the file of API keys cannot be used.
@@ -48,6 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
         threading.Thread(target=serving.load, name="load", daemon=True).start()
         yield
         await serving.close()
+        if tracing:
+            tracing.close()
 
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
@@ -56,6 +62,9 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=life,
         redirect_slashes=False,
+        # FastAPI's own would send messages of exceptions, which may quote a request, and knows
+        # nothing of what service.gate refuses.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.serving = serving
     app.state.metrics = metrics
@@ -81,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
         timeout_s=settings.request_timeout_s,
         metrics=metrics,
     )
-    app.add_middleware(Edge, metrics=metrics, routes=paths)
+    app.add_middleware(Edge, metrics=metrics, routes=paths, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import UNMATCHED, Metrics
+from service.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,19 @@ class Edge:
     Args:
         routes: paths and templates of paths, by which requests are called that were refused
             before they were routed.
+        tracing: makes a span of every request that is no probe.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Sequence[str],
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
         self._paths = frozenset(route for route in routes if "{" not in route)
         self._templates = [(each.partition("{")[0], each) for each in routes if "{" in each]
 
@@ -52,6 +61,9 @@ class Edge:
         stages: dict[str, float] = {}
         STAGES.set(stages)
         status = 0
+        span = None
+        if self._tracing and scope["path"] not in PROBED:
+            span = self._tracing.start(scope, headers)
 
         async def tagged(message: Message) -> None:
             nonlocal status
@@ -77,7 +89,10 @@ class Edge:
             }
             if "key" in state:
                 fields["key"] = state["key"]
-            if trace_id := _trace_id(headers.get("traceparent", "")):
+            if span:
+                span.end(scope["method"], route, status)
+            trace_id = span.trace_id if span else _trace_id(headers.get("traceparent", ""))
+            if trace_id:
                 fields["trace_id"] = trace_id
             if stages:
                 fields["stages_ms"] = {

@@ -39,6 +39,8 @@ TERRITORY = {
     "redis": {"service"},
     "faiss": {"service"},
     "prometheus_client": {"service"},
+    "pythonjsonlogger": {"service"},
+    "opentelemetry": {"service"},
 }
 # What a stop may take: saying so, then the requests that are running, then closing the files.
 STOPPING = ("drain_delay_s", "request_timeout_s")
