@@ -1,7 +1,6 @@
 """`python -m service`: settings, one process, a clean end."""
 
 import argparse
-import logging
 import math
 import os
 import sys
@@ -9,10 +8,13 @@ import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.app import create_app
+from service.logs import configure
 from service.serving import Serving
 from service.settings import BadSettings, Settings, read_settings, reference
+from service.tracing import open_tracing
 
 BAD_SETTINGS = 2
 FAILED = 1
@@ -69,8 +71,7 @@ def _end(sentence: str, status: int) -> None:
     os._exit(status)
 
 
-def _serve(settings: Settings) -> None:
-    app = create_app(settings)
+def _serve(app: FastAPI, settings: Settings) -> None:
     serving: Serving = app.state.serving
     config = uvicorn.Config(
         app,
@@ -102,14 +103,12 @@ def main() -> None:
             port=arguments.port,
             catalogue_dir=arguments.catalogue,
         )
+        configure(settings.log_level, settings.log_format)
+        app = create_app(settings, open_tracing(os.environ))
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(BAD_SETTINGS)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    _serve(settings)
+    _serve(app, settings)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ REFUSALS: dict[type[Exception], str] = {
     OutOfMemory: "out_of_memory",
     StorageFull: "storage_full",
 }
+ADMISSION = ("requests", "bytes")  # what service.admission refuses for
 RESULTS = ("hit", "miss", "error", "bypass", "corrupt")
 STAGES = ("render", "cache", "queue", "tokenize", "forward", "project")
 FALLBACKS = ("unknown_history", "fewer_than_k")
@@ -151,7 +152,7 @@ class Metrics:
             self.stage.labels(stage)
         for result in RESULTS:
             self.cache.labels(result)
-        for reason in REFUSALS.values():
+        for reason in (*REFUSALS.values(), *ADMISSION):
             self.rejected.labels(reason)
         for reason in FALLBACKS:
             self.fallback.labels(reason)
@@ -166,7 +167,7 @@ class Metrics:
         """Count an error if it is for the service's own state, not the request's."""
         for kind, reason in REFUSALS.items():
             if isinstance(error, kind):
-                self.rejected.labels(reason).inc()
+                self.rejected.labels(getattr(error, "reason", None) or reason).inc()
 
     def expect_route(self, method: str, route: str, status: int) -> None:
         """Have a route's normal answer stand at 0 before the first request."""

@@ -2,12 +2,14 @@
 
 import json
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import DirectoryPath, Field, ValidationError, field_validator
+from pydantic import DirectoryPath, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import LogFormat
 from service.redis_urls import check as check_url
 
 PREFIX = "LLMEMB_"
@@ -34,6 +36,12 @@ class Settings(BaseSettings):
         Path("catalogue"), description="writable folder of the catalogue, of one process alone"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
+    api_keys_file: Path | None = Field(
+        None, description="keys that clients must have; a line is `name scopes key`"
+    )
+    allow_anonymous: bool = Field(
+        False, description="whether others than this machine may ask without a key"
+    )
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     redis_url: str | None = Field(
         None,
@@ -48,6 +56,10 @@ class Settings(BaseSettings):
     )
     cache_items: int = Field(10_000, ge=0, description="vectors kept by the in-process cache")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body")
+    max_requests: int = Field(256, ge=1, description="requests in flight; more is 429")
+    max_inflight_bytes: int = Field(
+        64 * 2**20, ge=1024, description="bytes of bodies in flight; more is 429"
+    )
     max_items: int = Field(64, ge=1, le=MAX_ITEMS, description="most items of one /embed")
     batch_tokens: int = Field(1024, ge=1, description="tokens of one forward pass")
     batch_wait_ms: float = Field(3.0, ge=0, le=1000, description="wait for a batch to fill")
@@ -64,11 +76,41 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line of the log"
     )
+    log_format: LogFormat = Field(
+        "json", description="json is an object a line, text is for people"
+    )
 
     @field_validator("redis_url")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         return value and check_url(value)
+
+    @model_validator(mode="after")
+    def _strangers_need_a_key(self) -> "Settings":
+        if not (self.api_keys_file or self.allow_anonymous or is_loopback(self.host)):
+            raise ValueError(
+                f"{PREFIX}HOST is {json.dumps(self.host)}, which others can reach, and there are "
+                f"no API keys: set {PREFIX}API_KEYS_FILE to a file of keys, or "
+                f"{PREFIX}ALLOW_ANONYMOUS=1 to serve everybody who can reach it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> "Settings":
+        if self.max_body_bytes > self.max_inflight_bytes:
+            raise ValueError(
+                f"{PREFIX}MAX_BODY_BYTES is {self.max_body_bytes}, more than "
+                f"{PREFIX}MAX_INFLIGHT_BYTES, which is {self.max_inflight_bytes}"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a socket that listens on a host."""
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic checks them

@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from models.item import Item
 from service.embedder import Embedded
-from service.errors import Invalid, problems
+from service.errors import Forbidden, Invalid, problems
 from service.index import Floats
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
@@ -121,6 +121,7 @@ def entries(embedded: Sequence[Embedded]) -> list[Entry]:
 )
 async def embed(
     query: EmbedRequest,
+    request: Request,
     parts: Annotated[Parts, Depends(parts_of)],
     serving: Annotated[Serving, Depends(serving_of)],
 ) -> EmbedResponse:
@@ -129,6 +130,8 @@ async def embed(
     An item needs no history and need not be in the catalogue. With `index` the items are also
     in the catalogue, durably and recommendable, when the answer comes.
     """
+    if query.index and "write" not in request.state.scopes:
+        raise Forbidden("`index: true` changes the catalogue, and so needs the scope write")
     started = time.perf_counter()
     _check(query, parts, serving.settings.max_items)
     embedded = await parts.embedder.embed(query.items)
