@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(
         0.0, ge=0, le=300, description="how long to say `draining` before the port closes"
     )
+    drain_limit_s: float = Field(
+        30.0, ge=0, le=3600, description="then how long to finish what is in flight"
+    )
     cors_origins: str = Field(
         "",
         description="origins whose pages may ask, as in https://shop.example; commas between",
