@@ -9,15 +9,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from service import version
 from service.admission import Admission
 from service.auth import is_open, read_keys
 from service.edge import Edge
 from service.errors import MEDIA_TYPE, OPENAI_FOLDER, REASON, OpenAIError, answer_errors
-from service.gate import Gate
+from service.gate import DEADLINE, Gate
 from service.metrics import Metrics
-from service.routes import embed, health, items, openai, recommend
+from service.routes import docs, embed, health, items, openai, recommend
 from service.serving import Serving
 from service.settings import Settings
 from service.tracing import Tracing
@@ -56,6 +57,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
             tracing.close()
 
     app: FastAPI = FastAPIOffline(
+        docs_url=None,
         redoc_url=None,
         title="LLMEmb",
         version=version(),
@@ -77,11 +79,13 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
             paths.append(path)
             for method in route.methods or ():
                 metrics.expect_route(method, path, route.status_code or 200)
+    app.include_router(docs.router)
     answer_errors(app)
     app.state.admission = Admission(
         settings.max_requests, settings.max_inflight_bytes, serving.retry_after_s
     )
-    # The last one is the outermost.
+    # The last one is the outermost. A browser asks without a key whether it may ask, so that
+    # question is answered before the gate; what it then asks comes to the gate as all else does.
     app.add_middleware(
         Gate,
         keys=keys,
@@ -90,6 +94,14 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         timeout_s=settings.request_timeout_s,
         metrics=metrics,
     )
+    if settings.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "X-Request-ID", DEADLINE, "traceparent"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
     app.add_middleware(Edge, metrics=metrics, routes=paths, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -19,7 +19,9 @@ ALL: frozenset[KeyScope] = frozenset({"read", "write"})
 
 # OPEN: for everybody, with a key or without. Probes and scrapers have none, and the
 # documentation says how to use one.
-OPEN = frozenset({"/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"})
+OPEN = frozenset(
+    {"/health/live", "/health/ready", "/metrics", "/docs", "/docs/start.js", "/openapi.json"}
+)
 OPEN_FOLDER = "/static-offline-docs/"  # what /docs loads
 # READ: routes that change nothing. All others, also those that do not exist, need `write`.
 READ_METHODS = frozenset({"GET", "HEAD"})

@@ -16,6 +16,16 @@ log = logging.getLogger(__name__)
 
 PROBED = {"/health/live", "/health/ready", "/metrics"}  # every few seconds, for ever
 CLIENT_LEFT = 499  # nginx's number; nobody receives it
+# Of pages: nothing but what this service itself serves. Swagger UI writes styles into its markup
+# and has images in its style sheet.
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
 
 
 class Edge:
@@ -66,7 +76,10 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                if answered.get("content-type", "").startswith("text/html"):
+                    answered.update(PAGE_HEADERS)
             await send(message)
 
         try:

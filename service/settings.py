@@ -13,6 +13,8 @@ from service.logs import LogFormat
 from service.redis_urls import check as check_url
 
 PREFIX = "LLMEMB_"
+# As browsers send it: no path, no slash at the end, in lower case; and no wildcard.
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 MAX_ITEMS = 1024  # of one /embed, whatever the operator says
 
 
@@ -73,6 +75,13 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(
         0.0, ge=0, le=300, description="how long to say `draining` before the port closes"
     )
+    drain_limit_s: float = Field(
+        30.0, ge=0, le=3600, description="then how long to finish what is in flight"
+    )
+    cors_origins: str = Field(
+        "",
+        description="origins whose pages may ask, as in https://shop.example; commas between",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line of the log"
     )
@@ -84,6 +93,19 @@ class Settings(BaseSettings):
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         return value and check_url(value)
+
+    @property
+    def cors(self) -> list[str]:
+        """The origins of cors_origins."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, value: str) -> str:
+        for origin in value.split(","):
+            if origin.strip() and not ORIGIN.fullmatch(origin.strip()):
+                raise ValueError(f"{origin.strip()!a} is no origin; write scheme://host[:port]")
+        return value
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "Settings":

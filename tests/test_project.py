@@ -42,9 +42,10 @@ TERRITORY = {
     "pythonjsonlogger": {"service"},
     "opentelemetry": {"service"},
 }
-# What a stop may take: saying so, then the requests that are running, then closing the files.
-STOPPING = ("drain_delay_s", "request_timeout_s")
-CLOSING_S = 5
+# What a stop may take: saying so, then the requests that are running, then a forward pass, the
+# files and the last traces.
+STOPPING = ("drain_delay_s", "drain_limit_s")
+CLOSING_S = 20
 
 
 def imported(source: Path) -> set[str]:
@@ -253,7 +254,7 @@ def test_the_service_image_holds_no_training_code() -> None:
     text = (ROOT / "docker" / "Dockerfile").read_text()
 
     assert "COPY training" not in text
-    assert '".[service]"' in text
+    assert '".[service,tracing]"' in text
 
 
 def test_the_service_image_asks_itself_whether_it_is_ready() -> None:

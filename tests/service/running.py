@@ -117,14 +117,14 @@ def in_this_process(bundle: Path, catalogue: Path, **settings: object) -> Iterat
 
 @contextmanager
 def in_a_process(
-    bundle: Path, catalogue: Path, port: int, **env: str
+    bundle: Path, catalogue: Path, port: int, module: str = "service", **env: str
 ) -> Iterator["subprocess.Popen[str]"]:
     """`python -m service` in a process of its own, which does not outlive the block."""
     # Few lines: nobody reads the pipe while it runs, and a full pipe would stop it.
     env = {"LLMEMB_DTYPE": "float32", "LLMEMB_LOG_LEVEL": "error", **env}
     arguments = [f"--bundle={bundle}", f"--catalogue={catalogue}", f"--port={port}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "service", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, **env},
         stdout=subprocess.PIPE,

@@ -15,6 +15,7 @@ from models.bundle import Bundle
 from tests.service.conftest import Serve
 from tests.service.half_sent import HalfSent, wait_until_in_flight
 from tests.service.running import Client
+from tests.service.test_embed import stalled
 from tests.tiny import TEMPLATE, films
 
 FILMS = films(12)
@@ -234,9 +235,9 @@ def test_a_defect_is_a_500_without_its_text(
 
 
 def test_a_deadline_is_a_504(shared: Client, ask: OpenAI, serve: Serve) -> None:
-    service = serve(cache_items=0, batch_wait_ms=500)
+    service = serve(cache_items=0)
 
-    with pytest.raises(openai.InternalServerError) as error:
+    with stalled(service), pytest.raises(openai.InternalServerError) as error:
         ask(service).embeddings.create(
             model="tiny", input=TEXT, extra_headers={"X-Request-Timeout-Ms": "50"}
         )
