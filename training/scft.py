@@ -263,14 +263,16 @@ class _Tuner:
         self._order: list[NDArray[np.int64]] = []  # batches of that epoch
         self.upper: UpperLayers | None = None
         self.head: PlaceHead | None = None
-        self.prompts = [config.template.render(item) for item in items]
+        self.tokens = plain.tokenise([config.template.render(item) for item in items])
         if places is not None:
-            self.tokens = plain.tokenise(self.prompts)
             if self.spec.layers:
                 self.upper = UpperLayers(
                     self.llm, self.spec.layers, plain, self.tokens, work / ACTIVATIONS
                 )
-            untuned = self.upper.all().numpy() if self.upper else plain.encode(self.prompts).vectors
+            if self.upper:
+                untuned = self.upper.all().numpy()
+            else:
+                untuned = plain.encode_tokens(self.tokens).vectors
             head = PlaceHead(untuned, places, self.spec.temperature, config.seed)
             self.head = head.to(runtime_device())
         self.peft = self._add_lora()
@@ -339,7 +341,7 @@ class _Tuner:
         if self.upper:
             self.upper.bind(self.peft)
             return self.upper.all().numpy()
-        return self.encoder.encode(self.prompts).vectors
+        return self.encoder.encode_tokens(self.tokens).vectors
 
     def _loss(self, number: int) -> Tensor:
         if not self.head:
