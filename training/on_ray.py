@@ -7,15 +7,13 @@ another; a chunk that was encoded twice has one shard, and the same one.
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.encoder import Encoder
 from models.prompt import PromptTemplate
 from training import JobError
-from training.config import LLM
+from training.encode import RunLLM
 from training.stream import Chunk, Shards, tokenise_chunk
 
 
@@ -24,24 +22,15 @@ class Worker:
 
     def __init__(
         self,
-        llm: str,
-        adapter: str | None,
-        spec: dict[str, Any],
-        template: dict[str, Any],
+        llm: RunLLM,
+        template: PromptTemplate,
         output: str,
         skip: bool,
     ) -> None:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        told = LLM(**spec)
-        self.encoder = Encoder.load(
-            Path(llm),
-            Path(adapter) if adapter else None,
-            told.dtype,
-            told.max_tokens,
-            told.attention,
-        )
-        self.template = PromptTemplate(**template)
+        self.encoder = llm.load()
+        self.template = template
         self.shards = Shards(output)
         self.skip = skip
 
@@ -66,9 +55,7 @@ class Worker:
 
 def encode_on_ray(
     chunks: Sequence[Chunk],
-    llm: Path,
-    adapter: Path | None,
-    spec: LLM,
+    llm: RunLLM,
     template: PromptTemplate,
     output: str,
     skip: bool,
@@ -99,10 +86,8 @@ def encode_on_ray(
     gpus, cores = int(has.get("GPU", 0)), int(has.get("CPU", 1))
     workers = max(1, min(gpus or cores, len(chunks)))
     made = {
-        "llm": str(llm.resolve()),
-        "adapter": str(adapter.resolve()) if adapter else None,
-        "spec": spec.model_dump(mode="json"),
-        "template": template.model_dump(mode="json"),
+        "llm": llm.settled(),
+        "template": template,
         "output": output,
         "skip": skip,
     }

@@ -24,13 +24,11 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
-from models.encoder import Encoded, Encoder, Tokens, dtype_name, runtime_dtype
+from models.encoder import Encoded, Encoder, Tokens
 from models.item import InvalidItem, Item, parse_line
-from models.llm import fingerprint_folder, sha256_of
 from models.prompt import PromptTemplate
 from training import JobError
-from training.config import RunConfig
-from training.fetch import llm_folder
+from training.encode import RunLLM
 from training.recipe import Run
 from training.sources import item_of
 
@@ -84,53 +82,35 @@ def encode_stream(
             holds other vectors, or cannot be written; a vector is not finite.
     """
     config = run.config
-    llm, adapter = _llm(run)
+    if config.encode.vectors != "llm":
+        raise JobError(f'encode.vectors is "{config.encode.vectors}"; --items needs "llm"')
+    # Without tuning there is nothing to wait for: no step need be finished.
+    llm = RunLLM.untuned(run) if config.scft.steps == 0 else RunLLM.of(run)
     sources = _files(items)
     shards = Shards(output)
-    shards.claim(_made(config, llm, adapter, sources) | {"skip": skip})
+    made = {
+        **llm.facts(),
+        "template": config.template.model_dump(mode="json"),
+        "shard_items": config.encode.shard_items,
+        "files": [list(source) for source in sources],
+        "skip": skip,
+    }
+    shards.claim(made)
     chunks = [*chunks_of(sources, config.encode.shard_items)]
     todo = [chunk for chunk in chunks if chunk.shard not in shards.present]
     log.info("encode: %d of %d shards are there", len(chunks) - len(todo), len(chunks))
     if todo:
-        spec, size = config.llm, config.encode.shard_items
+        size = config.encode.shard_items
         if engine == "ray":
             from training.on_ray import encode_on_ray  # noqa: PLC0415 - an extra
 
-            counts = encode_on_ray(todo, llm, adapter, spec, config.template, output, skip)
+            counts = encode_on_ray(todo, llm, config.template, output, skip)
         else:
-            encoder = Encoder.load(llm, adapter, spec.dtype, spec.max_tokens, spec.attention)
-            counts = _encode(encoder, todo, config.template, shards, skip)
+            counts = _encode(llm.load(), todo, config.template, shards, skip)
         with tqdm(total=len(todo) * size, desc="encode", unit="item") as bar:
             for count in counts:
                 bar.update(count)
     return shards.finish(chunks)
-
-
-def _llm(run: Run) -> tuple[Path, Path | None]:
-    """The LLM's folder and its adapter, where the run tunes one."""
-    config = run.config
-    if config.encode.vectors != "llm":
-        raise JobError(f'encode.vectors is "{config.encode.vectors}"; --items needs "llm"')
-    if config.scft.steps == 0:
-        return llm_folder(config.llm.path, config.llm.revision, run.cache), None
-    tuned = run.finished("scft")
-    adapter = tuned.facts["adapter"]
-    return Path(tuned.facts["llm"]), tuned.folder / adapter if adapter else None
-
-
-def _made(
-    config: RunConfig, llm: Path, adapter: Path | None, sources: Sequence[tuple[str, int]]
-) -> dict[str, Any]:
-    return {
-        "llm": fingerprint_folder(llm),
-        "adapter": sha256_of(adapter / "adapter_model.safetensors") if adapter else None,
-        "dtype": dtype_name(runtime_dtype(config.llm.dtype)),
-        "max_tokens": config.llm.max_tokens,
-        "attention": config.llm.attention,
-        "template": config.template.model_dump(mode="json"),
-        "shard_items": config.encode.shard_items,
-        "files": [list(source) for source in sources],
-    }
 
 
 def _files(items: str) -> list[tuple[str, int]]:
