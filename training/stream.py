@@ -13,6 +13,8 @@ import io
 import json
 import logging
 import os
+import re
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +38,23 @@ log = logging.getLogger(__name__)
 MADE, DONE = "encode.json", "done.json"
 BLOCK = 1 << 23  # bytes read at once to find where lines begin
 ENDINGS = (".jsonl", ".parquet")
+# What a store calls the ETag or, failing that, the time of the last change.
+VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "modify", "created")
+SHARD = re.compile(r"(\d+)\.parquet")
+PARTIAL = re.compile(r"\.(encode\.json|done\.json|\d+\.\w+(\.jsonl)?)\.[0-9a-f]{32}\.partial")
 Engine = Literal["local", "ray"]
+
+
+class Source(NamedTuple):
+    """A file of items.
+
+    Attributes:
+        version: its ETag or time of change, as its store tells; empty where it tells neither.
+    """
+
+    url: str
+    size: int
+    version: str
 
 
 class Chunk(NamedTuple):
@@ -92,11 +110,11 @@ def encode_stream(
         **llm.facts(),
         "template": config.template.model_dump(mode="json"),
         "shard_items": config.encode.shard_items,
-        "files": [list(source) for source in sources],
+        "catalogue": [source._asdict() for source in sources],
         "skip": skip,
     }
     shards.claim(made)
-    chunks = [*chunks_of(sources, config.encode.shard_items)]
+    chunks = [*chunks_of([source.url for source in sources], config.encode.shard_items)]
     todo = [chunk for chunk in chunks if chunk.shard not in shards.present]
     log.info("encode: %d of %d shards are there", len(chunks) - len(todo), len(chunks))
     if todo:
@@ -113,8 +131,8 @@ def encode_stream(
     return shards.finish(chunks)
 
 
-def _files(items: str) -> list[tuple[str, int]]:
-    """The files to read, by name, and their sizes."""
+def _files(items: str) -> list[Source]:
+    """The files to read, by name."""
     try:
         fs, path = fsspec.url_to_fs(items)
         if "*" in path:
@@ -123,18 +141,25 @@ def _files(items: str) -> list[tuple[str, int]]:
             found = [each for each in fs.ls(path, detail=False) if each.endswith(ENDINGS)]
         else:
             found = [path]
-        named = [(fs.unstrip_protocol(each), int(fs.size(each))) for each in sorted(found)]
+        named = [_source(fs, each) for each in sorted(found)]
     except (OSError, ValueError, ImportError) as error:
         raise JobError(f"--items {items} cannot be read: {error}") from None
     if not named:
         raise JobError(f"--items {items}: there is no .jsonl or .parquet file")
-    for url, _ in named:
-        if not url.endswith(ENDINGS):
-            raise JobError(f"--items: {url} ends in neither .jsonl nor .parquet")
+    for source in named:
+        if not source.url.endswith(ENDINGS):
+            raise JobError(f"--items: {source.url} ends in neither .jsonl nor .parquet")
     return named
 
 
-def chunks_of(sources: Iterable[tuple[str, int]], size: int) -> Iterator[Chunk]:
+def _source(fs: fsspec.AbstractFileSystem, path: str) -> Source:
+    # A link's own time of change is not that of the file behind it.
+    told = fs.info(os.path.realpath(path) if isinstance(fs, LocalFileSystem) else path)
+    version = next((str(told[name]) for name in VERSIONS if told.get(name)), "")
+    return Source(fs.unstrip_protocol(path), int(told["size"]), version)
+
+
+def chunks_of(urls: Iterable[str], size: int) -> Iterator[Chunk]:
     """The files' chunks of `size` lines or rows, the last of each file shorter.
 
     Reads JSONL through once, without looking into it; of Parquet the footer alone.
@@ -143,7 +168,7 @@ def chunks_of(sources: Iterable[tuple[str, int]], size: int) -> Iterator[Chunk]:
         JobError: a file cannot be read.
     """
     number = 0
-    for url, _ in sources:
+    for url in urls:
         cut = _cut_rows(url, size) if url.endswith(".parquet") else _cut_lines(url, size)
         try:
             for start, stop, first in cut:
@@ -280,7 +305,7 @@ class Shards:
         except (OSError, ValueError, ImportError) as error:
             raise JobError(f"--output {output} cannot be written: {error}") from None
         self.names = set(names)
-        self.present = {name.removesuffix(".parquet") for name in names if _is_shard(name)}
+        self.present = {found[1] for name in names if (found := SHARD.fullmatch(name))}
 
     def claim(self, made: dict[str, Any]) -> None:
         """Write down what the vectors depend on, or see that it is the same as before.
@@ -296,7 +321,7 @@ class Shards:
                     f"--output {self.output} holds vectors of another {changed[0]}; name another "
                     "folder, or empty this one"
                 )
-        elif self.names:
+        elif any(not name.startswith(".") for name in self.names):  # what a kill left begins so
             raise JobError(
                 f"--output {self.output} is not empty, and no encode wrote it; name another folder"
             )
@@ -332,7 +357,7 @@ class Shards:
         self._put(f"{chunk.shard}.parquet", held.getvalue())
 
     def finish(self, chunks: Sequence[Chunk]) -> dict[str, int]:
-        """Write what there is in all into done.json."""
+        """Write what there is in all into done.json, and take away what writers left that died."""
         total = {"shards": len(chunks), "items": 0, "tokens": 0, "cut": 0, "rejected": 0}
         for chunk in chunks:
             with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
@@ -340,28 +365,33 @@ class Shards:
             total["items"] += footer.num_rows
             for name, value in json.loads(footer.metadata[b"llmemb"]).items():
                 total[name] += value
+        if isinstance(self.fs, LocalFileSystem):
+            for path in Path(self.root).iterdir():
+                if PARTIAL.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         self._put(DONE, (json.dumps(total, indent=1) + "\n").encode())
         return total
 
     def _put(self, name: str, content: bytes) -> None:
         """A file that appears whole: an object store's does; on a disk it is renamed into place."""
-        path, partial = f"{self.root}/{name}", f"{self.root}/.{name}.partial"
+        path = f"{self.root}/{name}"
+        # Two processes may write the same shard, after a node seemed lost.
+        partial = Path(self.root, f".{name}.{uuid.uuid4().hex}.partial")
         try:
             if not isinstance(self.fs, LocalFileSystem):
                 self.fs.pipe_file(path, content)
                 return
-            with Path(partial).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(partial).replace(path)
+            try:
+                with partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)  # what did not fit must not fill the disk
         except OSError as error:
             told = error.strerror or error
             raise JobError(
                 f"encode: {name} cannot be written to {self.output} ({told}); make room and run "
                 "the same command again, it goes on from here"
             ) from None
-
-
-def _is_shard(name: str) -> bool:
-    return name.endswith(".parquet") and name.removesuffix(".parquet").isdigit()
