@@ -122,7 +122,7 @@ def encode_stream(
         if engine == "ray":
             from training.on_ray import encode_on_ray  # noqa: PLC0415 - an extra
 
-            counts = encode_on_ray(todo, llm, config.template, output, skip)
+            counts = encode_on_ray(todo, llm, config.template, shards.url, skip)
         else:
             counts = _encode(llm.load(), todo, config.template, shards, skip)
         with tqdm(total=len(todo) * size, desc="encode", unit="item") as bar:
@@ -250,20 +250,37 @@ def tokenise_chunk(
         skip: whether a line that is no item is left out and told, or ends the run.
 
     Raises:
-        JobError: a line is no item, and `skip` is False.
+        JobError: a line is no item, and `skip` is False; or the file cannot be read.
     """
     ids, tokens, rejected = [], [], []
-    for item in read_chunk(chunk):
-        try:
-            if isinstance(item, InvalidItem):
-                raise item
-            tokens += encoder.tokenise([template.render(item)])
-            ids.append(item.item_id)
-        except InvalidItem as error:
-            if not skip:
-                raise JobError(f"encode: {error}; mend it, or add --skip-unusable") from None
-            rejected.append(str(error))
+    try:
+        for item in read_chunk(chunk):
+            try:
+                if isinstance(item, InvalidItem):
+                    raise item
+                tokens += encoder.tokenise([template.render(item)])
+                ids.append(item.item_id)
+            except InvalidItem as error:
+                if not skip:
+                    raise JobError(f"encode: {error}; mend it, or add --skip-unusable") from None
+                rejected.append(str(error))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise JobError(f"--items: {chunk.url} cannot be read: {error}") from None
     return ReadChunk(ids, tokens, rejected)
+
+
+def write_chunk(encoder: Encoder, chunk: Chunk, read: ReadChunk, shards: "Shards") -> int:
+    """Encode a chunk that was read, and write its shard; how many items it holds.
+
+    Raises:
+        JobError: a vector is not finite, or the shard cannot be written.
+    """
+    try:
+        encoded = encoder.encode_tokens(read.tokens)
+    except FloatingPointError as error:
+        raise JobError(f"encode: {error}") from None
+    shards.write(chunk, read, encoded)
+    return len(read.ids)
 
 
 def _encode(
@@ -281,19 +298,15 @@ def _encode(
             if place + 1 < len(chunks):
                 following = chunks[place + 1]
                 ahead = reader.submit(tokenise_chunk, encoder, template, following, skip)
-            try:
-                encoded = encoder.encode_tokens(read.tokens)
-            except FloatingPointError as error:
-                raise JobError(f"encode: {error}") from None
-            shards.write(chunk, read, encoded)
-            yield len(read.ids)
+            yield write_chunk(encoder, chunk, read, shards)
 
 
 class Shards:
     """The folder of shards.
 
     Attributes:
-        present: names of the shards that are whole.
+        url: where it is, for any process.
+        present: names of the shards that were whole when it was opened.
     """
 
     def __init__(self, output: str) -> None:
@@ -304,6 +317,8 @@ class Shards:
             names = [each.rsplit("/", 1)[-1] for each in self.fs.ls(self.root, detail=False)]
         except (OSError, ValueError, ImportError) as error:
             raise JobError(f"--output {output} cannot be written: {error}") from None
+        local = isinstance(self.fs, LocalFileSystem)
+        self.url: str = self.fs.unstrip_protocol(self.root) if local else output
         self.names = set(names)
         self.present = {found[1] for name in names if (found := SHARD.fullmatch(name))}
 
@@ -356,14 +371,24 @@ class Shards:
         pq.write_table(table, held)
         self._put(f"{chunk.shard}.parquet", held.getvalue())
 
+    def holds(self, chunk: Chunk) -> bool:
+        """Whether a chunk's shard is there now, whoever wrote it."""
+        self.fs.invalidate_cache()  # a store's listing may be older than the shard
+        found: bool = self.fs.exists(f"{self.root}/{chunk.shard}.parquet")
+        return found
+
+    def told(self, chunk: Chunk) -> dict[str, int]:
+        """What a shard that is there says of itself: items, tokens, cut and rejected."""
+        with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
+            footer = pq.ParquetFile(shard).metadata
+        return {"items": footer.num_rows, **json.loads(footer.metadata[b"llmemb"])}
+
     def finish(self, chunks: Sequence[Chunk]) -> dict[str, int]:
         """Write what there is in all into done.json, and take away what writers left that died."""
         total = {"shards": len(chunks), "items": 0, "tokens": 0, "cut": 0, "rejected": 0}
+        self.fs.invalidate_cache()  # other processes may have written since it was listed
         for chunk in chunks:
-            with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
-                footer = pq.ParquetFile(shard).metadata
-            total["items"] += footer.num_rows
-            for name, value in json.loads(footer.metadata[b"llmemb"]).items():
+            for name, value in self.told(chunk).items():
                 total[name] += value
         if isinstance(self.fs, LocalFileSystem):
             for path in Path(self.root).iterdir():
