@@ -53,11 +53,15 @@ class Server:
                 return int(line.split()[1]) / 1024
         return 0.0
 
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds of all its threads since it started."""
+    def usage(self) -> tuple[float, float]:
+        """CPU seconds of all its threads since it started, and the moment of the reading."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return (int(fields[11]) + int(fields[12])) / TICKS, time.monotonic()
+
+    def cores(self, since: tuple[float, float]) -> float:
+        """How many cores it used on average since such a reading."""
+        now = self.usage()
+        return (now[0] - since[0]) / (now[1] - since[1])
 
     def ask(self, path: str, body: object = None, method: str | None = None) -> Any:  # noqa: ANN401
         """The decoded answer of one request.

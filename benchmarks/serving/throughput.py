@@ -27,9 +27,14 @@ HISTORY = 50
 K = 25
 
 
-def say(name: str, shots: Shots, server: Server | None = None, cpu_s: float = 0.0) -> None:
-    """A line on what was measured; with the server's own share of the CPU since cpu_s."""
-    share = f", server {(server.cpu_s - cpu_s) / shots.seconds:.2f} cores" if server else ""
+def say(
+    name: str,
+    shots: Shots,
+    server: Server | None = None,
+    before: tuple[float, float] = (0.0, 0.0),
+) -> None:
+    """A line on what was measured, with what the server used since `before`, its usage then."""
+    share = f", server {server.cores(before):.2f} cores" if server else ""
     print(f"{name}: {shots.told()}{share}", flush=True)
 
 
@@ -64,19 +69,19 @@ def embed_misses(given: argparse.Namespace) -> Figures:
         rounds = {name: iter(made) for name in found}
 
         def ask_us() -> None:
-            cpu_s = us.cpu_s
+            before = us.usage()
             shots = fired([embed([film]) for film in next(rounds["ours"])], us.port, **load)
             found["ours"].append(checked(shots))
-            say("ours", shots, us, cpu_s)
+            say("ours", shots, us, before)
 
         def ask_them() -> None:
             assert other
-            cpu_s = other.cpu_s
+            before = other.usage()
             texts = (films.text(film) for film in next(rounds["infinity-emb"]))
             asked = [("POST", "/embeddings", {"model": model, "input": [text]}) for text in texts]
             shots = fired(asked, other.port, **load)
             found["infinity-emb"].append(checked(shots))
-            say("infinity-emb", shots, other, cpu_s)
+            say("infinity-emb", shots, other, before)
 
         in_turns(*([ask_us, ask_them] if other else [ask_us]), rounds=given.rounds)
     speed = {name: median(s.per_s for s in each) for name, each in found.items() if each}
@@ -111,11 +116,11 @@ def embed_batches(given: argparse.Namespace) -> Figures:
         rounds = {name: iter(made) for name in found}
 
         def served() -> None:
-            cpu_s = us.cpu_s
+            before = us.usage()
             asked = [embed(some) for some in next(rounds["served"])]
             shots = checked(fired(asked, us.port, clients=given.clients or PAIR))
             found["served"].append(size * shots.per_s)
-            say(f"served, {found['served'][-1]:.1f} items/s", shots, us, cpu_s)
+            say(f"served, {found['served'][-1]:.1f} items/s", shots, us, before)
 
         def alone() -> None:
             seconds = sum(encoder.seconds(next(rounds["alone"])))
@@ -191,11 +196,11 @@ def _hits(given: argparse.Namespace, films: Films, us: Server) -> Figures:
     say("one item, one client", idle[-1])
     found = []
     for _ in range(given.rounds):
-        cpu_s = us.cpu_s
+        before = us.usage()
         asked = [embed(some, **compact) for some in many]
         shots = fired(asked, us.port, clients=given.clients or PAIR, seconds=seconds, repeat=True)
         found.append(size * checked(shots).per_s)
-        say(f"{size} items, {found[-1]:.0f} items/s", shots, us, cpu_s)
+        say(f"{size} items, {found[-1]:.0f} items/s", shots, us, before)
     if us.metric('llmemb_cache_requests_total{result="miss"}') > before:
         raise SystemExit("some were no hits")
     p50 = median(shots.ms(50) for shots in idle)
@@ -233,9 +238,9 @@ def recommend(given: argparse.Namespace) -> Figures:
             for _ in range(given.rounds):
                 idle.append(checked(fired(asked, us.port, clients=1, **load)))
                 say("one client", idle[-1])
-                cpu_s = us.cpu_s
+                before = us.usage()
                 busy.append(checked(fired(asked, us.port, clients=CLIENTS, **load)))
-                say(f"{CLIENTS} clients", busy[-1], us, cpu_s)
+                say(f"{CLIENTS} clients", busy[-1], us, before)
             rate = 0.8 * median(shots.per_s for shots in busy)
             say(f"open loop, {rate:.0f} requests/s", fired(asked, us.port, rate=rate, **load))
     unit = f"{CATALOGUE:,} items, history of {HISTORY}, k={K}, medians of {given.rounds} rounds"
