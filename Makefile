@@ -40,7 +40,7 @@ serve: ## serve BUNDLE (default runs/demo/bundle) on PORT (default 8000)
 	$(install)
 	$(python) -m service --bundle $(BUNDLE) --port $(PORT)
 
-bench: extras := service,training,test
+bench: extras := service,training,test,bench
 bench: ## install, then measure; figures depend on the machine
 	$(install)
 	$(python) -m benchmarks

@@ -6,17 +6,10 @@ bfloat16 matrix product.
 """
 
 import argparse
-import json
-import os
-import shutil
-import socket
 import statistics
-import subprocess
-import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +17,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.figures import machine, record
+from benchmarks.serving.servers import BATCH, Server, embeddings, infinity
 from models.encoder import Encoder
 from models.prompt import Prompt
 from training.config import read_config
@@ -31,7 +25,6 @@ from training.fetch import llm_folder
 from training.prepare import prepare, read_prepared
 from training.recipe import Run
 
-BATCH = 32
 Way = Callable[[Sequence[Prompt]], object]
 
 
@@ -55,8 +48,8 @@ def main() -> None:
     llm = llm_folder(config.llm.path, config.llm.revision, run.cache)
     ceiling = matmul_ceiling()
     served = infinity(given.infinity, llm) if given.infinity else nullcontext()
-    with served as address:
-        ways, encoder = ways_of(llm, address)
+    with served as server:
+        ways, encoder = ways_of(llm, server)
         times = measured(ways, prompts, given.rounds)
     encoded = encoder.encode(prompts)
     own = int(encoded.tokens.sum())
@@ -99,15 +92,15 @@ LABELS = {
 }
 
 
-def ways_of(llm: Path, address: str | None) -> tuple[dict[str, Way], Encoder]:
+def ways_of(llm: Path, server: Server | None) -> tuple[dict[str, Way], Encoder]:
     """The ways to encode, by name; ours first, with its encoder."""
     encoder = Encoder.load(llm, dtype="bfloat16")
     ways: dict[str, Way] = {"ours": encoder.encode}
     ways["transformers, bfloat16, batches of 32"] = plain_transformers(llm)
     ways |= sentence_transformers(llm)
-    if address:
+    if server:
         ways["infinity-emb, bfloat16, batches of 32"] = lambda prompts: [
-            ask(address, [prompt.text for prompt in some]) for some in batches(prompts)
+            embeddings(server, [prompt.text for prompt in some]) for some in batches(prompts)
         ]
     return ways, encoder
 
@@ -184,64 +177,6 @@ def matmul_ceiling() -> float:
             left @ right
             best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return best
-
-
-@contextmanager
-def infinity(python: str, llm: Path) -> Iterator[str]:
-    """An infinity-emb server of the same LLM on loopback; its address.
-
-    It pins a transformers that reads another layout: it gets a copy of the LLM with the fields
-    where that one looks for them.
-    """
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        copy = Path(folder) / "llm"
-        shutil.copytree(llm, copy)
-        config = json.loads((copy / "config.json").read_text())
-        config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 10000.0)
-        (copy / "config.json").write_text(json.dumps(config))
-        tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
-        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-        tokenizer.setdefault("pad_token", tokenizer.get("eos_token"))
-        (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = [str(Path(python).with_name("infinity_emb")), "v2", "--model-id", str(copy)]
-        command += ["--engine", "torch", "--device", "cpu", "--dtype", "bfloat16"]
-        command += ["--batch-size", str(BATCH), "--no-bettertransformer"]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"}
-        log = Path(folder) / "log"
-        with log.open("w") as told:
-            server = subprocess.Popen(command, env=os.environ | quiet, stdout=told, stderr=told)
-        address = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(120):
-                try:
-                    ask(address, ["warm"])
-                    break
-                except OSError:
-                    if server.poll() is not None:
-                        raise SystemExit(
-                            f"infinity-emb ended:\n{log.read_text()[-2000:]}"
-                        ) from None
-                    time.sleep(1)
-            yield address
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def ask(address: str, texts: list[str]) -> object:
-    """Vectors of some texts from a server that speaks OpenAI's protocol."""
-    with urllib.request.urlopen(f"{address}/models") as told:
-        model = json.load(told)["data"][0]["id"]
-    body = json.dumps({"model": model, "input": texts}).encode()
-    request = urllib.request.Request(
-        f"{address}/embeddings", body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 if __name__ == "__main__":
