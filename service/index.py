@@ -158,11 +158,10 @@ class Snapshot:
             for view in self.main.tables
         }
 
-    def allowed(self, exclude: Iterable[str] = ()) -> Mask:
-        """(places,) who may be answered."""
+    def allowed(self, exclude: Places) -> Mask:
+        """(places,) who may be answered, but for those at some places; -1 is nobody's."""
         mask = np.concatenate([self._live, np.ones(len(self.recent.ids), bool)])
-        places = [place for each in exclude if (place := self.place(each)) is not None]
-        mask[places] = False
+        mask[exclude[exclude >= 0]] = False
         return mask
 
     def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from models.scorer import Stacked, stack
 from service.errors import UnknownItem
 from service.index import Block, Floats, Mask, Places, Snapshot
 from service.metrics import Metrics
@@ -80,6 +81,8 @@ class Recommender:
         self._metrics = metrics
         self._score_all = score_all
         self._alike = "content" if "content" in bundle.views else bundle.open_views[0]
+        # Of the main block: what models.scorer makes of it, and where training's items stand.
+        self._stacked: tuple[Block, Stacked] | None = None
         self._trained: tuple[Block, Places] | None = None
         self._questions = Rounds(self._rank_together, ranking)
         self._searches = Rounds(self._search_together, ranking)
@@ -124,7 +127,7 @@ class Recommender:
                 view,
                 np.stack([asked[row].vector for row in rows]),
                 [asked[row].k for row in rows],
-                [snapshot.allowed(asked[row].exclude) for row in rows],
+                [snapshot.allowed(snapshot.places(asked[row].exclude)) for row in rows],
             )
             for row, (places, scores) in zip(rows, found, strict=True):
                 ids = [snapshot.item_id(place) for place in places.tolist()]
@@ -136,28 +139,28 @@ class Recommender:
         started = time.perf_counter()
         snapshot = self._store.snapshot
         answers: dict[int, Recommended | Exception] = {}
-        read: list[dict[str, Floats]] = []
-        told: list[int] = []
+        told: list[tuple[int, Question, Places]] = []  # with where its history stands
         for row, question in enumerate(asked):
             places = snapshot.places(question.history)
-            if (places < 0).all():
+            if (places >= 0).any():
+                told.append((row, question, places))
+            else:
                 answers[row] = UnknownItem(
                     f"the catalogue has none of the {len(places)} items of this history"
                 )
-            else:
-                told.append(row)
-                read.append(snapshot.history(places[places >= 0]))
         if told:
+            read = [snapshot.history(places[places >= 0]) for _, _, places in told]
             queries = self._bundle.scorer.queries(self._bundle.states(read))
-            ranked = self._ranked(snapshot, [asked[row] for row in told], queries)
-            for at, (row, items) in enumerate(zip(told, ranked, strict=True)):
-                history = list(dict.fromkeys(asked[row].history))
+            ranked = self._ranked(snapshot, [each[1:] for each in told], queries)
+            for at, ((row, question, places), items) in enumerate(zip(told, ranked, strict=True)):
                 because = None
-                if asked[row].explain:
-                    because = self._because(snapshot, history, [item_id for item_id, _ in items])
+                if question.explain:
+                    known = np.unique(places[places >= 0])
+                    because = self._because(snapshot, known, [item_id for item_id, _ in items])
+                unknown = [question.history[each] for each in np.flatnonzero(places < 0).tolist()]
                 answers[row] = Recommended(
                     items,
-                    [each for each in history if snapshot.place(each) is None],
+                    list(dict.fromkeys(unknown)),
                     {view: query[at : at + 1] for view, query in queries.items()},
                     because,
                 )
@@ -165,19 +168,24 @@ class Recommender:
         return [answers[row] for row in range(len(asked))]
 
     def _ranked(
-        self, snapshot: Snapshot, asked: Sequence[Question], queries: dict[str, Floats]
+        self,
+        snapshot: Snapshot,
+        asked: Sequence[tuple[Question, Places]],
+        queries: dict[str, Floats],
     ) -> list[list[tuple[str, float]]]:
         """The best items (B lists) for queries (B, W)."""
-        allowed = [
-            snapshot.allowed([*each.exclude, *(each.history if each.exclude_history else ())])
-            for each in asked
-        ]
+        allowed = []
+        for question, places in asked:
+            excluded = snapshot.places(question.exclude)
+            if question.exclude_history:
+                excluded = np.concatenate([excluded, places])
+            allowed.append(snapshot.allowed(excluded))
         followed = np.zeros((len(asked), len(allowed[0])), np.float32)  # by place
-        for row, question in enumerate(asked):
+        for row, (question, _) in enumerate(asked):
             # Who is not in the catalogue any more still says what is likely to follow.
             places, scores = self._following(snapshot, question.history)
             followed[row, places] = scores
-        ks = [question.k for question in asked]
+        ks = [question.k for question, _ in asked]
         if len(snapshot) <= self._score_all:
             everyone = self._score_everyone(snapshot, queries, followed)
             may_come = [np.flatnonzero(may) for may in allowed]
@@ -195,14 +203,16 @@ class Recommender:
         self, snapshot: Snapshot, queries: dict[str, Floats], followed: Floats
     ) -> Floats:
         """Scores (B, places) of all."""
-        start = len(snapshot.main.ids)
-        halves = ((snapshot.main, followed[:, :start]), (snapshot.recent, followed[:, start:]))
-        scored = [
-            self._bundle.scorer.score(queries, block.tables, block.present, few)
-            for block, few in halves
-            if block.ids
-        ]
-        return np.concatenate(scored, axis=1) if scored else followed
+        main, recent = snapshot.main, snapshot.recent
+        if self._stacked is None or self._stacked[0] is not main:
+            self._stacked = (main, stack(main.tables, main.present))
+        few = followed[:, : len(main.ids)]
+        scores = self._bundle.scorer.score_stacked(queries, self._stacked[1], few)
+        if not recent.ids:
+            return scores
+        few = followed[:, len(main.ids) :]
+        more = self._bundle.scorer.score(queries, recent.tables, recent.present, few)
+        return np.concatenate([scores, more], axis=1)
 
     def _score_candidates(
         self,
@@ -249,17 +259,14 @@ class Recommender:
             places[at] = -1 if place is None else place
         return places[places >= 0], scores[places >= 0]
 
-    def _because(
-        self, snapshot: Snapshot, history: Sequence[str], item_ids: Sequence[str]
-    ) -> list[str]:
+    def _because(self, snapshot: Snapshot, history: Places, item_ids: Sequence[str]) -> list[str]:
         """Of each item, which of the history is nearest to it by what the items are."""
-        known = [each for each in history if snapshot.place(each) is not None]
-        table = self._alike_vectors(snapshot, known)
-        nearest = (self._alike_vectors(snapshot, item_ids) @ table.T).argmax(axis=1)
-        return [known[at] for at in nearest.tolist()]
+        table = self._alike_vectors(snapshot, history)
+        items = self._alike_vectors(snapshot, snapshot.places(item_ids))
+        return [snapshot.item_id(history[at]) for at in (items @ table.T).argmax(axis=1).tolist()]
 
-    def _alike_vectors(self, snapshot: Snapshot, item_ids: Sequence[str]) -> Floats:
-        vectors = snapshot.vectors(self._alike, snapshot.places(item_ids))
+    def _alike_vectors(self, snapshot: Snapshot, places: Places) -> Floats:
+        vectors = snapshot.vectors(self._alike, places)
         unit: Floats = vectors / (
             np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-12)
         )

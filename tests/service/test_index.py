@@ -7,6 +7,7 @@ from service import index as module
 from service.index import Snapshot, Views
 
 WIDTHS = {"text": 6, "id": 3}
+NOBODY = np.empty(0, np.int64)
 
 
 def some_item(random: np.random.Generator) -> Views:
@@ -27,7 +28,7 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One query, with another beside it that must not matter."""
     other = np.ones_like(query) if query.sum() < 1 else -query
-    allowed = [snapshot.allowed(excluded or []), snapshot.allowed()]
+    allowed = [snapshot.allowed(snapshot.places(excluded or [])), snapshot.allowed(NOBODY)]
     return snapshot.search(view, np.stack([query, other]), [k, 3], allowed)[0]
 
 
