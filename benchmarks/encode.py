@@ -9,8 +9,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+<<<<<<< HEAD
 from contextlib import nullcontext
+=======
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+>>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +30,25 @@ from training.fetch import llm_folder
 from training.prepare import prepare, read_prepared
 from training.recipe import Run
 
+<<<<<<< HEAD
 Way = Callable[[Sequence[Prompt]], object]
+=======
+BATCH = 32
+SERVED = "llm"  # what infinity-emb is told to call it
+
+
+class Way(NamedTuple):
+    """One way to encode.
+
+    Attributes:
+        label: of its figures.
+        run: encodes prompts.
+    """
+
+    name: str
+    label: str
+    run: Callable[[Sequence[Prompt]], object]
+>>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 
 
 def main() -> None:
@@ -35,10 +58,14 @@ def main() -> None:
     parser.add_argument("--source", help="folder of the data (data.path)")
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--name", default="ml100k", help="ending of the figures' ids")
+    parser.add_argument("--name", default="", help="ending of the figures' ids")
     parser.add_argument("--infinity", help="python of an environment that holds infinity-emb")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=[], metavar="TOKENS",
+        help="ours in batches of so many tokens, too",
+    )  # fmt: skip
     given = parser.parse_args()
-    config = read_config(given.config, [f"folder=runs/bench-encode-{given.name}"], given.source)
+    config = read_config(given.config, ["folder=runs/bench-encode-{name}"], given.source)
     run = Run(config)
     with run.lock():
         prepare(run)
@@ -47,6 +74,7 @@ def main() -> None:
     prompts = [config.template.render(catalogue[row]) for row in drawn]
     llm = llm_folder(config.llm.path, config.llm.revision, run.cache)
     ceiling = matmul_ceiling()
+<<<<<<< HEAD
     served = infinity(given.infinity, llm) if given.infinity else nullcontext()
     with served as server:
         ways, encoder = ways_of(llm, server)
@@ -56,42 +84,69 @@ def main() -> None:
     body = sum(p.numel() for n, p in encoder.llm.named_parameters() if "embed_tokens" not in n)
     useful = 2 * body * own / (1 - encoded.padding)
     medians = {name: statistics.median(each) for name, each in times.items()}
+=======
+    encoder = Encoder.load(llm, dtype="bfloat16")
+    ours = Way("ours", "ours", encoder.encode)
+    budgets = [budget_way(encoder, tokens) for tokens in given.budgets]
+    others = [plain_transformers(llm), *sentence_transformers(llm)]
+    server: AbstractContextManager[list[Way]] = nullcontext([])
+    if given.infinity:
+        server = infinity(given.infinity, llm)
+    with server as served:
+        others += served
+        medians = measured([ours, *budgets, *others], prompts, given.rounds)
+>>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
     print(f"{machine()}; bfloat16 ceiling {ceiling / 1e9:.0f} GFLOP/s")
-    print(f"{len(prompts)} prompts, {own} tokens of their own, padding {encoded.padding:.3f}")
+    values = ours_alone(encoder, prompts, medians[ours.name], ceiling)
     print("| way | items/s | ours / it |\n|---|--:|--:|")
     for name, seconds in sorted(medians.items(), key=lambda each: each[1]):
-        ratio = seconds / medians["ours"]
+        ratio = seconds / medians[ours.name]
         print(f"| {name} | {len(prompts) / seconds:.1f} | {ratio:.2f} |")
     unit = f"ratio of items/s, medians of {given.rounds}, {len(prompts)} prompts"
-    values = {
-        f"encode.vs_{label}.{given.name}": (round(medians[name] / medians["ours"], 3), unit)
-        for name, label in LABELS.items()
-        if name in medians
-    }
-    share = useful / medians["ours"] / ceiling
-    told = f"of the bfloat16 ceiling, {ceiling / 1e9:.0f} GFLOP/s"
-    values |= {
-        f"encode.items_s.{given.name}": (round(len(prompts) / medians["ours"], 1), "items/s"),
-        f"encode.flop_share.{given.name}": (round(share, 3), told),
-        f"encode.padding.{given.name}": (round(encoded.padding, 4), "padding / all tokens run"),
-    }
-    command = f"python -m benchmarks.encode --config {given.config} --name {given.name}"
-    command += (
-        f" --prompts {given.prompts}" if given.prompts != parser.get_default("prompts") else ""
-    )
+    for way in others:
+        values[f"vs_{way.label}"] = (round(medians[way.name] / medians[ours.name], 3), unit)
+    for way, tokens in zip(budgets, given.budgets, strict=True):
+        speed = len(prompts) / medians[way.name]
+        padding = encoder.encode(prompts, tokens).padding
+        values[f"items_s_{way.label}"] = (round(speed, 1), "items/s")
+        values[f"padding_{way.label}"] = (round(padding, 4), "padding / all tokens run")
+    ending = f".{given.name}" if given.name else ""
+    record({f"encode.{what}{ending}": value for what, value in values.items()}, told(given, parser))
+
+
+def told(given: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """The command, without the paths of this machine."""
+    command = "python -m benchmarks.encode"
+    for name in ("config", "name", "prompts", "rounds"):
+        value = getattr(given, name)
+        command += f" --{name} {value}" if value != parser.get_default(name) else ""
     command += " --infinity PYTHON" if given.infinity else ""
     command += " --source DIR" if given.source else ""
-    record(values, command)
+    if given.budgets:
+        command += " --budgets " + " ".join(str(tokens) for tokens in given.budgets)
+    return command
 
 
-LABELS = {
-    "transformers, bfloat16, batches of 32": "transformers",
-    "sentence-transformers, bfloat16": "sentence_transformers",
-    "sentence-transformers, its defaults": "sentence_transformers_defaults",
-    "infinity-emb, bfloat16, batches of 32": "infinity",
-}
+def ours_alone(
+    encoder: Encoder, prompts: Sequence[Prompt], seconds: float, ceiling: float
+) -> dict[str, tuple[float, str]]:
+    """How fast ours is, how much of that is padding, and what share of the ceiling it reaches."""
+    encoded = encoder.encode(prompts)
+    own = int(encoded.tokens.sum())
+    print(f"{len(prompts)} prompts, {own} tokens of their own, padding {encoded.padding:.3f}")
+    body = sum(p.numel() for n, p in encoder.llm.named_parameters() if "embed_tokens" not in n)
+    share = 2 * body * own / (1 - encoded.padding) / seconds / ceiling
+    return {
+        "items_s": (round(len(prompts) / seconds, 1), "items/s"),
+        "flop_share": (
+            round(share, 3),
+            f"of the bfloat16 ceiling, {ceiling / 1e9:.0f} GFLOP/s",
+        ),
+        "padding": (round(encoded.padding, 4), "padding / all tokens run"),
+    }
 
 
+<<<<<<< HEAD
 def ways_of(llm: Path, server: Server | None) -> tuple[dict[str, Way], Encoder]:
     """The ways to encode, by name; ours first, with its encoder."""
     encoder = Encoder.load(llm, dtype="bfloat16")
@@ -103,6 +158,15 @@ def ways_of(llm: Path, server: Server | None) -> tuple[dict[str, Way], Encoder]:
             embeddings(server, [prompt.text for prompt in some]) for some in batches(prompts)
         ]
     return ways, encoder
+=======
+def budget_way(encoder: Encoder, tokens: int) -> Way:
+    """Ours, in batches of so many tokens."""
+    return Way(
+        f"ours, batches of {tokens} tokens",
+        str(tokens),
+        lambda prompts: encoder.encode(prompts, tokens),
+    )
+>>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
@@ -127,43 +191,44 @@ def plain_transformers(llm: Path) -> Way:
                 found.append((states * mask).sum(1) / mask.sum(1))
         return found
 
-    return encode
+    return Way("transformers, bfloat16, batches of 32", "transformers", encode)
 
 
-def sentence_transformers(llm: Path) -> dict[str, Way]:
+def sentence_transformers(llm: Path) -> list[Way]:
     """Sentence-transformers' encode, in bfloat16 and as it comes; none where it is missing."""
     try:
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415
     except ImportError:
-        return {}
-    ways: dict[str, Way] = {}
-    kinds = {"sentence-transformers, bfloat16": torch.bfloat16}
-    kinds["sentence-transformers, its defaults"] = torch.float32
-    for name, dtype in kinds.items():
+        return []
+
+    def way(name: str, label: str, dtype: torch.dtype) -> Way:
         # A folder without modules.json is read as an LLM with a mean over its tokens.
         model = SentenceTransformer(str(llm), device="cpu", model_kwargs={"dtype": dtype})
         model.tokenizer.pad_token = model.tokenizer.pad_token or model.tokenizer.eos_token
-        ways[name] = lambda prompts, model=model: model.encode(  # type: ignore[misc]
-            [each.text for each in prompts], batch_size=BATCH, show_progress_bar=False
+        return Way(
+            f"sentence-transformers, {name}",
+            f"sentence_transformers{label}",
+            lambda prompts: model.encode(
+                [each.text for each in prompts], batch_size=BATCH, show_progress_bar=False
+            ),
         )
-    return ways
+
+    return [way("bfloat16", "", torch.bfloat16), way("its defaults", "_defaults", torch.float32)]
 
 
-def measured(
-    ways: dict[str, Way], prompts: Sequence[Prompt], rounds: int
-) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after a first go that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(prompts[: 2 * BATCH])
+def measured(ways: Sequence[Way], prompts: Sequence[Prompt], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, by name, after a first go that is not counted."""
+    times: dict[str, list[float]] = {way.name: [] for way in ways}
+    for way in ways:
+        way.run(prompts[: 2 * BATCH])
     for number in range(rounds):
-        for name, way in ways.items():
+        for way in ways:
             started = time.perf_counter()
-            way(prompts)
-            times[name].append(time.perf_counter() - started)
-        told = ", ".join(f"{name} {each[-1]:.1f}" for name, each in times.items())
-        print(f"round {number + 1}, seconds: {told}", flush=True)
-    return times
+            way.run(prompts)
+            times[way.name].append(time.perf_counter() - started)
+        seconds = ", ".join(f"{name} {each[-1]:.1f}" for name, each in times.items())
+        print(f"round {number + 1}, seconds: {seconds}", flush=True)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def matmul_ceiling() -> float:
@@ -179,5 +244,75 @@ def matmul_ceiling() -> float:
     return best
 
 
+<<<<<<< HEAD
+=======
+@contextmanager
+def infinity(python: str, llm: Path) -> Iterator[list[Way]]:
+    """An infinity-emb server of the same LLM on loopback; the way that asks it, in a list.
+
+    It is asked for 32 texts at a time, one request after the other.
+
+    It pins a transformers that reads another layout: it gets a copy of the LLM with the fields
+    where that one looks for them.
+    """
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        copy = Path(folder) / "llm"
+        shutil.copytree(llm, copy)
+        config = json.loads((copy / "config.json").read_text())
+        config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 10000.0)
+        (copy / "config.json").write_text(json.dumps(config))
+        tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+        tokenizer.setdefault("pad_token", tokenizer.get("eos_token"))
+        (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        command = [str(Path(python).with_name("infinity_emb")), "v2", "--model-id", str(copy)]
+        command += ["--engine", "torch", "--device", "cpu", "--dtype", "bfloat16"]
+        command += ["--batch-size", str(BATCH), "--no-bettertransformer"]
+        command += ["--served-model-name", SERVED]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"}
+        log = Path(folder) / "log"
+        with log.open("w") as lines:
+            server = subprocess.Popen(command, env=os.environ | quiet, stdout=lines, stderr=lines)
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(120):
+                try:
+                    ask(address, ["warm"])
+                    break
+                except OSError:
+                    if server.poll() is not None:
+                        raise SystemExit(
+                            f"infinity-emb ended:\n{log.read_text()[-2000:]}"
+                        ) from None
+                    time.sleep(1)
+            yield [
+                Way(
+                    "infinity-emb, bfloat16, batches of 32",
+                    "infinity",
+                    lambda prompts: [
+                        ask(address, [prompt.text for prompt in some]) for some in batches(prompts)
+                    ],
+                )
+            ]
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def ask(address: str, texts: list[str]) -> object:
+    """Vectors of some texts from a server that speaks OpenAI's protocol."""
+    body = json.dumps({"model": SERVED, "input": texts}).encode()
+    request = urllib.request.Request(
+        f"{address}/embeddings", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+>>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 if __name__ == "__main__":
     main()

@@ -356,14 +356,18 @@ class Batcher:
         for entry in list(self._entries.values()):
             self._settle(entry, NotReady("inference has stopped", retry_after_s=5))
 
-    async def close(self) -> None:
-        """Stop after the batch that runs; what still waits fails with NotReady."""
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Stop after the batch that runs; what still waits fails with NotReady.
+
+        Args:
+            timeout_s: how long to wait for that batch; one that hangs is left to itself.
+        """
         self._closed = True
         self._filled.set()
         for entry in list(self._entries.values()):
             if not entry.started:
                 self._settle(entry, NotReady("the service is closing", retry_after_s=5))
         if self._pump is not None and not self._pump.done():
-            await asyncio.wait([self._pump])
+            await asyncio.wait([self._pump], timeout=timeout_s)
         self._inference.shutdown(wait=False)
         self._tokenising.shutdown(wait=False)

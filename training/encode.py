@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
@@ -24,7 +24,7 @@ from training import JobError
 from training.config import LLM, RunConfig
 from training.fetch import llm_folder
 from training.prepare import read_prepared
-from training.recipe import Run, Step, digest
+from training.recipe import Run, Step, digest, write_atomically
 
 TF_IDF_DIM = 576  # as wide as the default LLM's vectors
 
@@ -173,7 +173,7 @@ def _encode(encoder: Encoder, catalogue: Catalogue, config: RunConfig, shared: S
     """Encode the shards that are not there yet.
 
     Raises:
-        JobError: the LLM gives a vector that is not finite.
+        JobError: the LLM gives a vector that is not finite, or a shard cannot be written.
     """
     tokens = cut = 0
     with tqdm(total=len(catalogue), desc="encode", unit="item") as bar:
@@ -190,9 +190,13 @@ def _encode(encoder: Encoder, catalogue: Catalogue, config: RunConfig, shared: S
                     "tokens": encoded.tokens,
                     "cut": np.array([bool(names) for names in encoded.cut]),
                 }
-                partial = path.with_suffix(".partial")
-                save_file(arrays, partial)
-                partial.replace(path)
+                try:
+                    write_atomically(path, save(arrays))
+                except OSError as error:
+                    raise JobError(
+                        f"encode: {path} cannot be written ({error.strerror}); make room and run "
+                        "the same command again, it goes on from here"
+                    ) from None
                 shared.log(shard=number, items=len(items), padding=round(encoded.padding, 5))
             arrays = load_file(path)
             tokens += int(arrays["tokens"].sum())

@@ -88,7 +88,8 @@ def _write_model(run: Run, trained: Trained, folder: Path) -> None:
         raise JobError(
             f'llm.attention is "{config.llm.attention}", which sentence-transformers cannot be told'
         )
-    encoder = RunLLM.of(run).load("float32")
+    # In what the catalogue's vectors were made with: others lie beside them, not among them.
+    encoder = RunLLM.of(run).load(run.finished("encode").facts["dtype"])
     encoder.llm.save_pretrained(folder)  # type: ignore[operator]
     tokenizer = encoder.tokenizer
     tokenizer.padding_side = "right"
