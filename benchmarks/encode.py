@@ -9,11 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-<<<<<<< HEAD
-from contextlib import nullcontext
-=======
 from contextlib import AbstractContextManager, contextmanager, nullcontext
->>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,19 +18,13 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.figures import machine, record
-from benchmarks.serving.servers import BATCH, Server, embeddings, infinity
+from benchmarks.serving.servers import BATCH, embeddings, infinity
 from models.encoder import Encoder
 from models.prompt import Prompt
 from training.config import read_config
 from training.fetch import llm_folder
 from training.prepare import prepare, read_prepared
 from training.recipe import Run
-
-<<<<<<< HEAD
-Way = Callable[[Sequence[Prompt]], object]
-=======
-BATCH = 32
-SERVED = "llm"  # what infinity-emb is told to call it
 
 
 class Way(NamedTuple):
@@ -48,7 +38,6 @@ class Way(NamedTuple):
     name: str
     label: str
     run: Callable[[Sequence[Prompt]], object]
->>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 
 
 def main() -> None:
@@ -74,28 +63,16 @@ def main() -> None:
     prompts = [config.template.render(catalogue[row]) for row in drawn]
     llm = llm_folder(config.llm.path, config.llm.revision, run.cache)
     ceiling = matmul_ceiling()
-<<<<<<< HEAD
-    served = infinity(given.infinity, llm) if given.infinity else nullcontext()
-    with served as server:
-        ways, encoder = ways_of(llm, server)
-        times = measured(ways, prompts, given.rounds)
-    encoded = encoder.encode(prompts)
-    own = int(encoded.tokens.sum())
-    body = sum(p.numel() for n, p in encoder.llm.named_parameters() if "embed_tokens" not in n)
-    useful = 2 * body * own / (1 - encoded.padding)
-    medians = {name: statistics.median(each) for name, each in times.items()}
-=======
     encoder = Encoder.load(llm, dtype="bfloat16")
     ours = Way("ours", "ours", encoder.encode)
     budgets = [budget_way(encoder, tokens) for tokens in given.budgets]
     others = [plain_transformers(llm), *sentence_transformers(llm)]
     server: AbstractContextManager[list[Way]] = nullcontext([])
     if given.infinity:
-        server = infinity(given.infinity, llm)
+        server = served_by_infinity(given.infinity, llm)
     with server as served:
         others += served
         medians = measured([ours, *budgets, *others], prompts, given.rounds)
->>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
     print(f"{machine()}; bfloat16 ceiling {ceiling / 1e9:.0f} GFLOP/s")
     values = ours_alone(encoder, prompts, medians[ours.name], ceiling)
     print("| way | items/s | ours / it |\n|---|--:|--:|")
@@ -146,19 +123,6 @@ def ours_alone(
     }
 
 
-<<<<<<< HEAD
-def ways_of(llm: Path, server: Server | None) -> tuple[dict[str, Way], Encoder]:
-    """The ways to encode, by name; ours first, with its encoder."""
-    encoder = Encoder.load(llm, dtype="bfloat16")
-    ways: dict[str, Way] = {"ours": encoder.encode}
-    ways["transformers, bfloat16, batches of 32"] = plain_transformers(llm)
-    ways |= sentence_transformers(llm)
-    if server:
-        ways["infinity-emb, bfloat16, batches of 32"] = lambda prompts: [
-            embeddings(server, [prompt.text for prompt in some]) for some in batches(prompts)
-        ]
-    return ways, encoder
-=======
 def budget_way(encoder: Encoder, tokens: int) -> Way:
     """Ours, in batches of so many tokens."""
     return Way(
@@ -166,7 +130,6 @@ def budget_way(encoder: Encoder, tokens: int) -> Way:
         str(tokens),
         lambda prompts: encoder.encode(prompts, tokens),
     )
->>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
@@ -244,75 +207,24 @@ def matmul_ceiling() -> float:
     return best
 
 
-<<<<<<< HEAD
-=======
 @contextmanager
-def infinity(python: str, llm: Path) -> Iterator[list[Way]]:
-    """An infinity-emb server of the same LLM on loopback; the way that asks it, in a list.
+def served_by_infinity(python: str, llm: Path) -> Iterator[list[Way]]:
+    """An infinity-emb server of the same LLM; the way that asks it, in a list.
 
     It is asked for 32 texts at a time, one request after the other.
-
-    It pins a transformers that reads another layout: it gets a copy of the LLM with the fields
-    where that one looks for them.
     """
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        copy = Path(folder) / "llm"
-        shutil.copytree(llm, copy)
-        config = json.loads((copy / "config.json").read_text())
-        config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 10000.0)
-        (copy / "config.json").write_text(json.dumps(config))
-        tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
-        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-        tokenizer.setdefault("pad_token", tokenizer.get("eos_token"))
-        (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = [str(Path(python).with_name("infinity_emb")), "v2", "--model-id", str(copy)]
-        command += ["--engine", "torch", "--device", "cpu", "--dtype", "bfloat16"]
-        command += ["--batch-size", str(BATCH), "--no-bettertransformer"]
-        command += ["--served-model-name", SERVED]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"}
-        log = Path(folder) / "log"
-        with log.open("w") as lines:
-            server = subprocess.Popen(command, env=os.environ | quiet, stdout=lines, stderr=lines)
-        address = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(120):
-                try:
-                    ask(address, ["warm"])
-                    break
-                except OSError:
-                    if server.poll() is not None:
-                        raise SystemExit(
-                            f"infinity-emb ended:\n{log.read_text()[-2000:]}"
-                        ) from None
-                    time.sleep(1)
-            yield [
-                Way(
-                    "infinity-emb, bfloat16, batches of 32",
-                    "infinity",
-                    lambda prompts: [
-                        ask(address, [prompt.text for prompt in some]) for some in batches(prompts)
-                    ],
-                )
-            ]
-        finally:
-            server.terminate()
-            server.wait(30)
+    with infinity(python, llm) as server:
+        yield [
+            Way(
+                "infinity-emb, bfloat16, batches of 32",
+                "infinity",
+                lambda prompts: [
+                    embeddings(server, [prompt.text for prompt in some])
+                    for some in batches(prompts)
+                ],
+            )
+        ]
 
 
-def ask(address: str, texts: list[str]) -> object:
-    """Vectors of some texts from a server that speaks OpenAI's protocol."""
-    body = json.dumps({"model": SERVED, "input": texts}).encode()
-    request = urllib.request.Request(
-        f"{address}/embeddings", body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
-
-
->>>>>>> 47efdb3e5eae13c92edc3b887436e30630670ebc
 if __name__ == "__main__":
     main()
