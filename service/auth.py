@@ -50,21 +50,30 @@ class Key:
     digest: bytes
 
 
+def require(key: Key, method: str, path: str) -> None:
+    """Let a key through.
+
+    Raises:
+        Forbidden: its scopes do not hold what the route needs.
+    """
+    needed = scope_needed(method, path)
+    if needed not in key.scopes:
+        raise Forbidden(
+            f"this needs the scope {needed}; the key {key.name!r} has {','.join(key.scopes)}"
+        )
+
+
 class Keys:
     """The keys that are known."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = tuple(keys)
 
-    def admit(self, method: str, path: str, authorization: str | None) -> Key:
-        """Whose key it is.
-
-        Args:
-            authorization: the header, if there is one.
+    def identify(self, authorization: str | None) -> Key:
+        """Whose key an Authorization header holds.
 
         Raises:
-            Unauthenticated: no key, or one that is not known.
-            Forbidden: its scopes do not hold what the route needs.
+            Unauthenticated: none, or one that is not known.
         """
         kind, _, token = (authorization or "").partition(" ")
         token = token.strip()
@@ -73,11 +82,6 @@ class Keys:
         key = self._find(token)
         if key is None:
             raise Unauthenticated("the API key is not known")
-        needed = scope_needed(method, path)
-        if needed not in key.scopes:
-            raise Forbidden(
-                f"this needs the scope {needed}; the key {key.name!r} has {','.join(key.scopes)}"
-            )
         return key
 
     def _find(self, token: str) -> Key | None:

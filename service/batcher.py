@@ -171,6 +171,20 @@ class Batcher:
             found[key] = answer
         return found
 
+    async def cuts(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
+        """Of each prompt the attributes that would lose text to the limit; nothing is run.
+
+        Raises:
+            NotReady: the batcher is closed, or its thread is dead.
+            InvalidItem: one prompt has no token.
+        """
+        if self._closed or self._died:
+            raise NotReady("no inference is running", retry_after_s=5)
+        tokens = await asyncio.get_running_loop().run_in_executor(
+            self._tokenising, self._tokenise_prompts, prompts
+        )
+        return [each.cut for each in tokens]
+
     def _admit(self, prompts: Mapping[str, Prompt]) -> dict[str, _Entry]:
         """Queue prompts, all or none; their tokens are counted by bytes until they are known."""
         if self._closed or self._died:

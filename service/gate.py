@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import Admission, Ticket
-from service.auth import ALL, Keys, is_open
+from service.auth import ALL, Keys, is_open, require
 from service.errors import (
     BodyTooLarge,
     Malformed,
@@ -106,9 +106,9 @@ class Gate:
         state = scope["state"]
         state["scopes"] = ALL
         if self._keys:
-            authorization = headers.get("authorization")
-            key = self._keys.admit(scope["method"], scope["path"], authorization)
+            key = self._keys.identify(headers.get("authorization"))
             state["scopes"], state["key"] = key.scopes, key.name
+            require(key, scope["method"], scope["path"])
 
     def _deadline_s(self, headers: Headers) -> float:
         asked = headers.get(DEADLINE)

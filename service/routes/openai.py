@@ -17,6 +17,9 @@ from service.settings import MAX_ITEMS
 router = APIRouter(prefix="/v1", route_class=JSONRoute, tags=["openai"])
 
 NAME = "input"  # what a text stands under where an item's attributes stand
+# A byte makes a token at most, and some tokenizers begin with a blank of their own. So a text
+# that is this much shorter than the limit need not be counted before it is read.
+SPARE_TOKENS = 8
 
 
 def _texts(value: object) -> list[str]:
@@ -139,6 +142,28 @@ def _known(parts: Parts, model_id: str) -> Model:
     return Model(id=model_id, dimensions=width)
 
 
+async def _refuse_long(parts: Parts, prompts: list[Prompt]) -> None:
+    """Refuse texts that would be cut, before they are read.
+
+    Were they read, the cache would tell the item that reads so that it lost the attribute
+    `input`.
+    """
+    limit = parts.bundle.manifest.max_tokens
+    doubtful = [
+        (position, prompt)
+        for position, prompt in enumerate(prompts)
+        if len(prompt.body.encode()) + SPARE_TOKENS > limit
+    ]
+    cuts = await parts.batcher.cuts([prompt for _, prompt in doubtful]) if doubtful else []
+    for (position, _), cut in zip(doubtful, cuts, strict=True):
+        if cut:
+            raise Invalid.field(
+                NAME,
+                f"the text at position {position} is longer than the {limit} tokens that are read",
+                code="context_length_exceeded",
+            )
+
+
 @router.post(
     "/embeddings",
     summary="Embed texts, as OpenAI does",
@@ -167,15 +192,8 @@ async def embeddings(
         )
     instruction = parts.bundle.manifest.template.instruction
     prompts = [Prompt(instruction, text, ((NAME, len(text)),)) for text in query.input]
+    await _refuse_long(parts, prompts)
     read = await parts.embedder.read(prompts, where="input[{}]")
-    for position, (value, _) in enumerate(read):
-        if value.cut:
-            raise Invalid.field(
-                NAME,
-                f"the text at position {position} is longer than the "
-                f"{parts.bundle.manifest.max_tokens} tokens that are read",
-                code="context_length_exceeded",
-            )
     vectors: Floats = np.stack([value.vector for value, _ in read])
     view = _models(parts)[model.id]
     if view != LLM:

@@ -59,11 +59,13 @@ def test_a_refused_request_has_its_line_and_its_route(
     client.post("/embed", json=EMBED)
     client.delete("/items/a%2Fb")
     client.get("/invented")
+    client.delete("/items/c", headers={"authorization": "Bearer s3cr3t-key"})
 
     record = wait_for_record(caplog, "request", method="POST", route="/embed", status=401)
     assert not hasattr(record, "key")
     wait_for_record(caplog, "request", method="DELETE", route="/items/{item_id}", status=401)
     wait_for_record(caplog, "request", method="GET", route="unmatched", status=401)
+    wait_for_record(caplog, "request", method="DELETE", status=403, key="shop")
 
 
 def test_stages_and_the_callers_trace_are_in_the_line(

@@ -12,10 +12,11 @@ import openai
 import pytest
 
 from models.bundle import Bundle
+from models.item import Item
 from tests.service.conftest import Serve
 from tests.service.half_sent import HalfSent, wait_until_in_flight
 from tests.service.running import Client
-from tests.service.test_embed import stalled
+from tests.service.test_embed import LONG, stalled
 from tests.tiny import TEMPLATE, films
 
 FILMS = films(12)
@@ -177,6 +178,17 @@ def test_a_text_longer_than_the_limit_is_refused_and_not_cut(client: openai.Open
     assert f"at position 1 is longer than the {LIMIT} tokens" in error.value.message
     longest = client.embeddings.create(model="tiny", input="x" * LIMIT)
     assert longest.usage.prompt_tokens == LIMIT
+
+
+def test_a_refused_text_leaves_no_trace_in_what_an_item_is_told(serve: Serve, ask: OpenAI) -> None:
+    service = serve()
+    body = TEMPLATE.render(Item.model_validate(LONG)).body
+
+    with pytest.raises(openai.BadRequestError):
+        ask(service).embeddings.create(model="tiny", input=body)
+    (item,) = service.embed(LONG)["results"]
+
+    assert (item["cached"], item["truncated"]) == (False, ["plot", "zone"])
 
 
 def test_keys_are_asked_for_in_openais_way(serve: Serve, ask: OpenAI, tmp_path: Path) -> None:
