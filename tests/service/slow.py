@@ -5,20 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.bundle import Bundle
-from models.prompt import Prompt
+from models.encoder import Tokens
 from service.__main__ import main
 from service.batcher import Batcher
 
-encode = Bundle.encode
+encode = Bundle.encode_tokens
 
 
-def slowly(bundle: Bundle, prompts: Sequence[Prompt], *given: Any) -> Any:  # noqa: ANN401
-    if any("slow" in prompt.body for prompt in prompts):
+def slowly(bundle: Bundle, tokens: Sequence[Tokens], *given: Any) -> Any:  # noqa: ANN401
+    tokenizer = bundle._encoder.tokenizer
+    if any("slow" in tokenizer.decode(each.ids) for each in tokens):
         time.sleep(60)
-    return encode(bundle, prompts, *given)
+    return encode(bundle, tokens, *given)
 
 
 if __name__ == "__main__":
-    Bundle.encode = slowly  # type: ignore[method-assign]
+    Bundle.encode_tokens = slowly  # type: ignore[method-assign]
     Batcher.close.__defaults__ = (0.5,)  # how long a running forward pass is waited for
     main()
