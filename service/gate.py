@@ -73,7 +73,7 @@ class Gate:
             return
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
-        # Longer than any limit that fits a computer; h11 has refused what is no number.
+        # Longer than any limit that fits a computer; the parser has refused what is no number.
         declared = int(length[:18]) if length.isdecimal() else 0
         chunked = "transfer-encoding" in headers
         ticket = None

@@ -148,7 +148,7 @@ def test_requests_are_counted_under_their_route_whatever_their_status(serve: Ser
     client.get("/items/a%2Fb")
     client.get("/items/c")
     client.get("/no/such/path")
-    client.request("INVENTED", "/nor/this")
+    client.request("PROPFIND", "/nor/this")
     time.sleep(0.05)
 
     text = client.get("/metrics").text
