@@ -228,12 +228,13 @@ async def on_disk(parts: Parts, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(parts.disk, work)
 
 
-def serving_of(request: Request) -> Serving:
+# Dependencies that are no coroutines FastAPI runs on threads, which costs more than these do.
+async def serving_of(request: Request) -> Serving:
     """The app's Serving, as a dependency."""
     serving: Serving = request.app.state.serving
     return serving
 
 
-def parts_of(serving: Annotated[Serving, Depends(serving_of)]) -> Parts:
+async def parts_of(serving: Annotated[Serving, Depends(serving_of)]) -> Parts:
     """The parts of a service that is ready, as a dependency; see Serving.parts."""
     return serving.parts
