@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 from fastapi import Depends, Request
+from threadpoolctl import threadpool_limits
 
 from service.batcher import Batcher
 from service.cache import Cache, MemoryCache, RedisCache
@@ -162,7 +163,9 @@ class Serving:
             metrics,
             start_thread=lambda: use_threads(None),
         )
-        # The small models are done before a second thread has woken up.
+        # The small models are done before a second thread has woken up; and numpy's products on
+        # two threads made two cores answer half as many recommendations as on one.
+        threadpool_limits(1, user_api="blas")
         projecting = ThreadPoolExecutor(1, "project", use_threads, (1,))
         ranking = ThreadPoolExecutor(1, "rank", use_threads, (1,))
         disk = ThreadPoolExecutor(1, "disk")
