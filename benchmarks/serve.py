@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, help="where a scenario leaves it open")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the soak")
+    parser.add_argument("--items", type=int, default=1000, help="of the parity")
     parser.add_argument("--requests", type=int, default=10_000, help="of each kind of the fuzzing")
     parser.add_argument("--dry-run", action="store_true", help="print figures, write none")
     given = parser.parse_args()

@@ -18,7 +18,6 @@ from benchmarks.serving.servers import Server, ours
 from benchmarks.serving.throughput import CLIENTS, Figures
 
 Floats = NDArray[np.float32]
-ITEMS = 1000
 BATCH = 64
 DTYPES = ("float32", "bfloat16")
 
@@ -27,7 +26,7 @@ def parity(given: argparse.Namespace) -> Figures:
     """The least cosine between any two ways to have the same item's vector."""
     films = Films(given.bundle)
     # The file of the items is in the order of the exported vectors.
-    chosen = np.random.default_rng(0).permutation(len(films.known))[:ITEMS]
+    chosen = np.random.default_rng(0).permutation(len(films.known))[: given.items]
     items = [films.known[row] for row in chosen]
     least: dict[str, tuple[float, float]] = {}
     print("| LLM in | ways | least cosine | less the mean |\n|---|---|--:|--:|")
