@@ -9,15 +9,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.figures import machine, record
-from benchmarks.serving.servers import BATCH, Server, embeddings, infinity
+from benchmarks.serving.servers import BATCH, embeddings, infinity
 from models.encoder import Encoder
 from models.prompt import Prompt
 from training.config import read_config
@@ -25,7 +26,18 @@ from training.fetch import llm_folder
 from training.prepare import prepare, read_prepared
 from training.recipe import Run
 
-Way = Callable[[Sequence[Prompt]], object]
+
+class Way(NamedTuple):
+    """One way to encode.
+
+    Attributes:
+        label: of its figures.
+        run: encodes prompts.
+    """
+
+    name: str
+    label: str
+    run: Callable[[Sequence[Prompt]], object]
 
 
 def main() -> None:
@@ -35,10 +47,14 @@ def main() -> None:
     parser.add_argument("--source", help="folder of the data (data.path)")
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--name", default="ml100k", help="ending of the figures' ids")
+    parser.add_argument("--name", default="", help="ending of the figures' ids")
     parser.add_argument("--infinity", help="python of an environment that holds infinity-emb")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=[], metavar="TOKENS",
+        help="ours in batches of so many tokens, too",
+    )  # fmt: skip
     given = parser.parse_args()
-    config = read_config(given.config, [f"folder=runs/bench-encode-{given.name}"], given.source)
+    config = read_config(given.config, ["folder=runs/bench-encode-{name}"], given.source)
     run = Run(config)
     with run.lock():
         prepare(run)
@@ -47,62 +63,73 @@ def main() -> None:
     prompts = [config.template.render(catalogue[row]) for row in drawn]
     llm = llm_folder(config.llm.path, config.llm.revision, run.cache)
     ceiling = matmul_ceiling()
-    served = infinity(given.infinity, llm) if given.infinity else nullcontext()
-    with served as server:
-        ways, encoder = ways_of(llm, server)
-        times = measured(ways, prompts, given.rounds)
-    encoded = encoder.encode(prompts)
-    own = int(encoded.tokens.sum())
-    body = sum(p.numel() for n, p in encoder.llm.named_parameters() if "embed_tokens" not in n)
-    useful = 2 * body * own / (1 - encoded.padding)
-    medians = {name: statistics.median(each) for name, each in times.items()}
+    encoder = Encoder.load(llm, dtype="bfloat16")
+    ours = Way("ours", "ours", encoder.encode)
+    budgets = [budget_way(encoder, tokens) for tokens in given.budgets]
+    others = [plain_transformers(llm), *sentence_transformers(llm)]
+    server: AbstractContextManager[list[Way]] = nullcontext([])
+    if given.infinity:
+        server = served_by_infinity(given.infinity, llm)
+    with server as served:
+        others += served
+        medians = measured([ours, *budgets, *others], prompts, given.rounds)
     print(f"{machine()}; bfloat16 ceiling {ceiling / 1e9:.0f} GFLOP/s")
-    print(f"{len(prompts)} prompts, {own} tokens of their own, padding {encoded.padding:.3f}")
+    values = ours_alone(encoder, prompts, medians[ours.name], ceiling)
     print("| way | items/s | ours / it |\n|---|--:|--:|")
     for name, seconds in sorted(medians.items(), key=lambda each: each[1]):
-        ratio = seconds / medians["ours"]
+        ratio = seconds / medians[ours.name]
         print(f"| {name} | {len(prompts) / seconds:.1f} | {ratio:.2f} |")
     unit = f"ratio of items/s, medians of {given.rounds}, {len(prompts)} prompts"
-    values = {
-        f"encode.vs_{label}.{given.name}": (round(medians[name] / medians["ours"], 3), unit)
-        for name, label in LABELS.items()
-        if name in medians
-    }
-    share = useful / medians["ours"] / ceiling
-    told = f"of the bfloat16 ceiling, {ceiling / 1e9:.0f} GFLOP/s"
-    values |= {
-        f"encode.items_s.{given.name}": (round(len(prompts) / medians["ours"], 1), "items/s"),
-        f"encode.flop_share.{given.name}": (round(share, 3), told),
-        f"encode.padding.{given.name}": (round(encoded.padding, 4), "padding / all tokens run"),
-    }
-    command = f"python -m benchmarks.encode --config {given.config} --name {given.name}"
-    command += (
-        f" --prompts {given.prompts}" if given.prompts != parser.get_default("prompts") else ""
-    )
+    for way in others:
+        values[f"vs_{way.label}"] = (round(medians[way.name] / medians[ours.name], 3), unit)
+    for way, tokens in zip(budgets, given.budgets, strict=True):
+        speed = len(prompts) / medians[way.name]
+        padding = encoder.encode(prompts, tokens).padding
+        values[f"items_s_{way.label}"] = (round(speed, 1), "items/s")
+        values[f"padding_{way.label}"] = (round(padding, 4), "padding / all tokens run")
+    ending = f".{given.name}" if given.name else ""
+    record({f"encode.{what}{ending}": value for what, value in values.items()}, told(given, parser))
+
+
+def told(given: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """The command, without the paths of this machine."""
+    command = "python -m benchmarks.encode"
+    for name in ("config", "name", "prompts", "rounds"):
+        value = getattr(given, name)
+        command += f" --{name} {value}" if value != parser.get_default(name) else ""
     command += " --infinity PYTHON" if given.infinity else ""
     command += " --source DIR" if given.source else ""
-    record(values, command)
+    if given.budgets:
+        command += " --budgets " + " ".join(str(tokens) for tokens in given.budgets)
+    return command
 
 
-LABELS = {
-    "transformers, bfloat16, batches of 32": "transformers",
-    "sentence-transformers, bfloat16": "sentence_transformers",
-    "sentence-transformers, its defaults": "sentence_transformers_defaults",
-    "infinity-emb, bfloat16, batches of 32": "infinity",
-}
+def ours_alone(
+    encoder: Encoder, prompts: Sequence[Prompt], seconds: float, ceiling: float
+) -> dict[str, tuple[float, str]]:
+    """How fast ours is, how much of that is padding, and what share of the ceiling it reaches."""
+    encoded = encoder.encode(prompts)
+    own = int(encoded.tokens.sum())
+    print(f"{len(prompts)} prompts, {own} tokens of their own, padding {encoded.padding:.3f}")
+    body = sum(p.numel() for n, p in encoder.llm.named_parameters() if "embed_tokens" not in n)
+    share = 2 * body * own / (1 - encoded.padding) / seconds / ceiling
+    return {
+        "items_s": (round(len(prompts) / seconds, 1), "items/s"),
+        "flop_share": (
+            round(share, 3),
+            f"of the bfloat16 ceiling, {ceiling / 1e9:.0f} GFLOP/s",
+        ),
+        "padding": (round(encoded.padding, 4), "padding / all tokens run"),
+    }
 
 
-def ways_of(llm: Path, server: Server | None) -> tuple[dict[str, Way], Encoder]:
-    """The ways to encode, by name; ours first, with its encoder."""
-    encoder = Encoder.load(llm, dtype="bfloat16")
-    ways: dict[str, Way] = {"ours": encoder.encode}
-    ways["transformers, bfloat16, batches of 32"] = plain_transformers(llm)
-    ways |= sentence_transformers(llm)
-    if server:
-        ways["infinity-emb, bfloat16, batches of 32"] = lambda prompts: [
-            embeddings(server, [prompt.text for prompt in some]) for some in batches(prompts)
-        ]
-    return ways, encoder
+def budget_way(encoder: Encoder, tokens: int) -> Way:
+    """Ours, in batches of so many tokens."""
+    return Way(
+        f"ours, batches of {tokens} tokens",
+        str(tokens),
+        lambda prompts: encoder.encode(prompts, tokens),
+    )
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
@@ -127,43 +154,44 @@ def plain_transformers(llm: Path) -> Way:
                 found.append((states * mask).sum(1) / mask.sum(1))
         return found
 
-    return encode
+    return Way("transformers, bfloat16, batches of 32", "transformers", encode)
 
 
-def sentence_transformers(llm: Path) -> dict[str, Way]:
+def sentence_transformers(llm: Path) -> list[Way]:
     """Sentence-transformers' encode, in bfloat16 and as it comes; none where it is missing."""
     try:
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415
     except ImportError:
-        return {}
-    ways: dict[str, Way] = {}
-    kinds = {"sentence-transformers, bfloat16": torch.bfloat16}
-    kinds["sentence-transformers, its defaults"] = torch.float32
-    for name, dtype in kinds.items():
+        return []
+
+    def way(name: str, label: str, dtype: torch.dtype) -> Way:
         # A folder without modules.json is read as an LLM with a mean over its tokens.
         model = SentenceTransformer(str(llm), device="cpu", model_kwargs={"dtype": dtype})
         model.tokenizer.pad_token = model.tokenizer.pad_token or model.tokenizer.eos_token
-        ways[name] = lambda prompts, model=model: model.encode(  # type: ignore[misc]
-            [each.text for each in prompts], batch_size=BATCH, show_progress_bar=False
+        return Way(
+            f"sentence-transformers, {name}",
+            f"sentence_transformers{label}",
+            lambda prompts: model.encode(
+                [each.text for each in prompts], batch_size=BATCH, show_progress_bar=False
+            ),
         )
-    return ways
+
+    return [way("bfloat16", "", torch.bfloat16), way("its defaults", "_defaults", torch.float32)]
 
 
-def measured(
-    ways: dict[str, Way], prompts: Sequence[Prompt], rounds: int
-) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after a first go that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(prompts[: 2 * BATCH])
+def measured(ways: Sequence[Way], prompts: Sequence[Prompt], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, by name, after a first go that is not counted."""
+    times: dict[str, list[float]] = {way.name: [] for way in ways}
+    for way in ways:
+        way.run(prompts[: 2 * BATCH])
     for number in range(rounds):
-        for name, way in ways.items():
+        for way in ways:
             started = time.perf_counter()
-            way(prompts)
-            times[name].append(time.perf_counter() - started)
-        told = ", ".join(f"{name} {each[-1]:.1f}" for name, each in times.items())
-        print(f"round {number + 1}, seconds: {told}", flush=True)
-    return times
+            way.run(prompts)
+            times[way.name].append(time.perf_counter() - started)
+        seconds = ", ".join(f"{name} {each[-1]:.1f}" for name, each in times.items())
+        print(f"round {number + 1}, seconds: {seconds}", flush=True)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def matmul_ceiling() -> float:
@@ -177,6 +205,25 @@ def matmul_ceiling() -> float:
             left @ right
             best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return best
+
+
+@contextmanager
+def served_by_infinity(python: str, llm: Path) -> Iterator[list[Way]]:
+    """An infinity-emb server of the same LLM; the way that asks it, in a list.
+
+    It is asked for 32 texts at a time, one request after the other.
+    """
+    with infinity(python, llm) as server:
+        yield [
+            Way(
+                "infinity-emb, bfloat16, batches of 32",
+                "infinity",
+                lambda prompts: [
+                    embeddings(server, [prompt.text for prompt in some])
+                    for some in batches(prompts)
+                ],
+            )
+        ]
 
 
 if __name__ == "__main__":

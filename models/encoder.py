@@ -33,7 +33,7 @@ Attention = Literal["native", "bidirectional"]
 # CPU and CUDA allocators; "an illegal memory access" is another thing.
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 MAX_TOKENS = 512  # of the item's own text; attributes beyond are cut and reported
-BATCH_TOKENS = 1024  # more spreads the lengths, and leaves the cores' caches
+BATCH_TOKENS = 1024  # more pads more, and was slower on 2 cores: docs/benchmarks.md
 
 
 def runtime_dtype(name: DTypeName = "auto") -> torch.dtype:
@@ -230,14 +230,9 @@ class Encoder(nn.Module):
         Raises:
             OutOfMemory: the batch does not fit.
         """
-        longest = max(len(tokens.ids) for tokens in batch)
+        ids, mask = self._padded([tokens.ids for tokens in batch])
         device = next(self.llm.parameters()).device
-        ids = torch.full((len(batch), longest), self._pad)  # (B, T)
-        mask = torch.zeros(len(batch), longest, dtype=torch.long)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens.ids)] = torch.tensor(tokens.ids)
-            mask[row, : len(tokens.ids)] = 1
-        with _out_of_memory_told(len(batch), longest):
+        with _out_of_memory_told(*ids.shape):
             if inputs is None:
                 read = {"input_ids": ids.to(device)}
             else:
@@ -246,6 +241,12 @@ class Encoder(nn.Module):
                 **read, attention_mask=self._mask(mask).to(device), use_cache=False
             ).last_hidden_state
         return states
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids padded on the right, and 1 where there are any, 0 on padding: (B, T) int64."""
+        rows = [torch.tensor(ids) for ids in prompts]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self._pad)
+        return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
 
     def forward(self, batch: Sequence[Tokens], inputs: Sequence[Tensor] | None = None) -> Tensor:
         """LLM vectors of one batch, with gradients if they are on: (B, D) float32.
@@ -268,12 +269,9 @@ class Encoder(nn.Module):
 
     def _own_states(self, batch: Sequence[Tokens], shared: "_Instruction") -> Tensor:
         """The last layer's states of the items' own tokens, padded on the right: (B, T, D)."""
-        longest = max(tokens.own for tokens in batch)
-        ids = torch.full((len(batch), longest), self._pad)  # (B, T)
-        for row, tokens in enumerate(batch):
-            ids[row, : tokens.own] = torch.tensor(tokens.ids[-tokens.own :])
+        ids, _ = self._padded([tokens.ids[-tokens.own :] for tokens in batch])
         device = next(self.llm.parameters()).device
-        with _out_of_memory_told(len(batch), longest):
+        with _out_of_memory_told(*ids.shape):
             # No mask: what is causal does not see the padding on its right.
             states: Tensor = self.llm(
                 input_ids=ids.to(device), past_key_values=shared, use_cache=False

@@ -40,17 +40,15 @@ def content_view(
 
 
 def content_quality(
-    vectors: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    split: Split,
-    text: TextView,
-    spec: ContentView,
+    vectors: NDArray[np.float32], rows: NDArray[np.int64], split: Split
 ) -> dict[str, float]:
     """What the LLM vectors of some items do by themselves, on the validation split.
 
     The content view over whitened vectors, among these items: `validation_ndcg10`, of all users
     whose validation item is one of them, and `validation_ndcg10_tail`, of those whose is in the
-    tail, too; and `mean_cosine` of two items' vectors, 1 where all point the same way.
+    tail, too; 0 where there are none; and `mean_cosine` of two items' vectors, 1 where all point
+    the same way. The view is that of the default settings, whatever a run's are, so that a tuned
+    LLM depends on nothing that is chosen after it.
 
     Args:
         vectors: (m, D) LLM vectors.
@@ -60,9 +58,10 @@ def content_quality(
     everywhere[rows] = vectors
     known = np.zeros(len(everywhere), bool)
     known[rows] = True
-    projection = Projection(vectors.shape[1], (min(text.principal, vectors.shape[1]),), "whiten")
+    width = min(TextView().principal, vectors.shape[1])
+    projection = Projection(vectors.shape[1], (width,), "whiten")
     projection.fit(vectors)
-    view = content_view(projection, everywhere, known, spec)
+    view = content_view(projection, everywhere, known, ContentView())
     asked = split.validation_questions(np.flatnonzero(known[split.validation - 1]))
     ranks = Ranker.of([view], {"content": 1.0}).ranks(*asked, banned=~known)
     gains = ndcg(ranks, K)
@@ -71,7 +70,11 @@ def content_quality(
     m = len(unit)
     cosine = (float(np.square(unit.sum(axis=0)).sum()) - m) / (m * (m - 1))
     return {
-        "validation_ndcg10": round(float(gains.mean()), 5),
-        "validation_ndcg10_tail": round(float(gains[tail].mean()), 5) if tail.any() else 0.0,
+        "validation_ndcg10": _mean(gains),
+        "validation_ndcg10_tail": _mean(gains[tail]),
         "mean_cosine": round(cosine, 5),
     }
+
+
+def _mean(gains: NDArray[np.float64]) -> float:
+    return round(float(gains.mean()), 5) if len(gains) else 0.0

@@ -8,23 +8,97 @@ same LLM on the same catalogue finds them.
 import os
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-from models.encoder import Encoder, dtype_name, runtime_dtype
+from models.encoder import DTypeName, Encoder, dtype_name, runtime_dtype
 from models.item import Catalogue
 from models.llm import fingerprint_folder, sha256_of
 from training import JobError
-from training.config import RunConfig
+from training.config import LLM, RunConfig
+from training.fetch import llm_folder
 from training.prepare import read_prepared
-from training.recipe import Run, Step, digest
+from training.recipe import Run, Step, digest, write_atomically
 
 TF_IDF_DIM = 576  # as wide as the default LLM's vectors
+
+
+class RunLLM(NamedTuple):
+    """The LLM that a run's vectors come from.
+
+    Attributes:
+        folder: of the LLM.
+        adapter: folder of its LoRA adapter; None where nothing was tuned.
+        spec: what it runs in, how much of a prompt it reads, and how.
+    """
+
+    folder: Path
+    adapter: Path | None
+    spec: LLM
+
+    @classmethod
+    def of(cls, run: Run) -> "RunLLM":
+        """As the finished scft step left it.
+
+        Raises:
+            JobError: that step is not finished.
+        """
+        tuned = run.finished("scft")
+        name = tuned.facts["adapter"]
+        adapter = tuned.folder / name if name else None
+        return cls(Path(tuned.facts["llm"]), adapter, run.config.llm)
+
+    @classmethod
+    def untuned(cls, run: Run) -> "RunLLM":
+        """As it comes, whatever steps are finished.
+
+        Raises:
+            JobError: it cannot be had.
+        """
+        llm = run.config.llm
+        return cls(llm_folder(llm.path, llm.revision, run.cache), None, llm)
+
+    @property
+    def dtype(self) -> DTypeName:
+        """What it runs in on this machine."""
+        return dtype_name(runtime_dtype(self.spec.dtype))
+
+    def facts(self) -> dict[str, Any]:
+        """All that a prompt's vector depends on beside the prompt."""
+        weights = self.adapter / "adapter_model.safetensors" if self.adapter else None
+        return {
+            "llm": fingerprint_folder(self.folder),
+            "adapter": sha256_of(weights) if weights else None,
+            "dtype": self.dtype,
+            "max_tokens": self.spec.max_tokens,
+            "attention": self.spec.attention,
+        }
+
+    def settled(self) -> "RunLLM":
+        """The same in any process: paths absolute, and the dtype that `auto` is here."""
+        adapter = self.adapter.resolve() if self.adapter else None
+        spec = self.spec.model_copy(update={"dtype": self.dtype})
+        return RunLLM(self.folder.resolve(), adapter, spec)
+
+    def load(self, dtype: DTypeName | None = None) -> Encoder:
+        """Its encoder, the adapter merged.
+
+        Args:
+            dtype: what to run in; None: what the run does.
+
+        Raises:
+            LLMError: the folder holds no usable LLM.
+        """
+        spec = self.spec
+        return Encoder.load(
+            self.folder, self.adapter, dtype or spec.dtype, spec.max_tokens, spec.attention
+        )
 
 
 def encode(run: Run) -> Step:
@@ -38,7 +112,7 @@ def encode(run: Run) -> Step:
     step = run.step("encode", dtype=dtype)
     if step.done:
         return step
-    tuned = run.finished("scft")
+    llm = RunLLM.of(run)
     catalogue, split = read_prepared(run)
     if config.encode.vectors == "tf-idf":
         texts = [config.template.render(item).body for item in catalogue]
@@ -47,21 +121,14 @@ def encode(run: Run) -> Step:
         save_file({"llm": vectors}, step.folder / "shards" / "00000.safetensors")
         step.finish(items=len(catalogue), dtype="float32", dim=vectors.shape[1])
         return step
-    llm = Path(tuned.facts["llm"])
-    adapter = tuned.folder / tuned.facts["adapter"] if tuned.facts["adapter"] else None
     made = {
-        "llm": fingerprint_folder(llm),
-        "adapter": sha256_of(adapter / "adapter_model.safetensors") if adapter else None,
-        "dtype": dtype,
-        "max_tokens": config.llm.max_tokens,
-        "attention": config.llm.attention,
+        **llm.facts(),
         "prompts": digest([config.template.render(item).text for item in catalogue]),
         "shard_items": config.encode.shard_items,
     }
     with run.shared("vectors", **made) as shared:
         if not shared.done:
-            encoder = Encoder.load(llm, adapter, dtype, config.llm.max_tokens, config.llm.attention)
-            _encode(encoder, catalogue, config, shared)
+            _encode(llm.load(), catalogue, config, shared)
         shutil.rmtree(step.folder / "shards", ignore_errors=True)
         (step.folder / "shards").mkdir()
         for shard in shared.folder.glob("*.safetensors"):
@@ -106,7 +173,7 @@ def _encode(encoder: Encoder, catalogue: Catalogue, config: RunConfig, shared: S
     """Encode the shards that are not there yet.
 
     Raises:
-        JobError: the LLM gives a vector that is not finite.
+        JobError: the LLM gives a vector that is not finite, or a shard cannot be written.
     """
     tokens = cut = 0
     with tqdm(total=len(catalogue), desc="encode", unit="item") as bar:
@@ -123,9 +190,13 @@ def _encode(encoder: Encoder, catalogue: Catalogue, config: RunConfig, shared: S
                     "tokens": encoded.tokens,
                     "cut": np.array([bool(names) for names in encoded.cut]),
                 }
-                partial = path.with_suffix(".partial")
-                save_file(arrays, partial)
-                partial.replace(path)
+                try:
+                    write_atomically(path, save(arrays))
+                except OSError as error:
+                    raise JobError(
+                        f"encode: {path} cannot be written ({error.strerror}); make room and run "
+                        "the same command again, it goes on from here"
+                    ) from None
                 shared.log(shard=number, items=len(items), padding=round(encoded.padding, 5))
             arrays = load_file(path)
             tokens += int(arrays["tokens"].sum())

@@ -2,11 +2,10 @@
 
 import dataclasses
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from models.bundle import write_bundle
 from training import JobError
-from training.encode import read_llm_vectors
+from training.encode import RunLLM, read_llm_vectors
 from training.prepare import read_prepared
 from training.rat import projection_spec, read_trained
 from training.recipe import Run, Step
@@ -39,6 +38,7 @@ def export(run: Run) -> Step:
         return step
     prepared, tuned = run.finished("prepare"), run.finished("scft")
     encoded, measured = run.finished("encode"), run.finished("evaluate")
+    llm = RunLLM.of(run)
     catalogue, _ = read_prepared(run)
     trained = read_trained(run)
     weights = trained.weights
@@ -56,11 +56,11 @@ def export(run: Run) -> Step:
         folder,
         name=config.name,
         version=software_version(),
-        llm=Path(tuned.facts["llm"]),
+        llm=llm.folder,
         llm_name=config.llm.path,
         llm_revision=config.llm.revision,
         include_llm=config.export.include_llm,
-        adapter=tuned.folder / tuned.facts["adapter"] if tuned.facts["adapter"] else None,
+        adapter=llm.adapter,
         template=config.template,
         max_tokens=config.llm.max_tokens,
         attention=config.llm.attention,

@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.encoder import Encoder
 from models.projection import Projection
 from training import JobError
-from training.encode import read_llm_vectors
+from training.encode import RunLLM, read_llm_vectors
 from training.prepare import read_prepared
 from training.rat import Trained, read_trained
 from training.recipe import Run
@@ -89,9 +88,8 @@ def _write_model(run: Run, trained: Trained, folder: Path) -> None:
         raise JobError(
             f'llm.attention is "{config.llm.attention}", which sentence-transformers cannot be told'
         )
-    tuned = run.finished("scft")
-    adapter = tuned.folder / tuned.facts["adapter"] if tuned.facts["adapter"] else None
-    encoder = Encoder.load(Path(tuned.facts["llm"]), adapter, "float32", config.llm.max_tokens)
+    # In what the catalogue's vectors were made with: others lie beside them, not among them.
+    encoder = RunLLM.of(run).load(run.finished("encode").facts["dtype"])
     encoder.llm.save_pretrained(folder)  # type: ignore[operator]
     tokenizer = encoder.tokenizer
     tokenizer.padding_side = "right"

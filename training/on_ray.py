@@ -7,16 +7,15 @@ another; a chunk that was encoded twice has one shard, and the same one.
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.encoder import Encoder
+from models import OutOfMemory
 from models.prompt import PromptTemplate
 from training import JobError
-from training.config import LLM
-from training.stream import Chunk, Shards, tokenise_chunk
+from training.encode import RunLLM
+from training.stream import Chunk, Shards, tokenise_chunk, write_chunk
 
 
 class Worker:
@@ -24,51 +23,48 @@ class Worker:
 
     def __init__(
         self,
-        llm: str,
-        adapter: str | None,
-        spec: dict[str, Any],
-        template: dict[str, Any],
+        llm: RunLLM,
+        template: PromptTemplate,
         output: str,
         skip: bool,
     ) -> None:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        told = LLM(**spec)
-        self.encoder = Encoder.load(
-            Path(llm),
-            Path(adapter) if adapter else None,
-            told.dtype,
-            told.max_tokens,
-            told.attention,
-        )
-        self.template = PromptTemplate(**template)
+        self.encoder = llm.load()
+        self.template = template
         self.shards = Shards(output)
         self.skip = skip
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Encode the chunks of a batch; how many items each held, and what went wrong with it."""
-        names = Chunk._fields
-        columns = (batch[name].tolist() for name in names)
+        """Encode the chunks of a batch; how many items each held, and what went wrong with it.
+
+        An error is told, not raised: Ray would try a chunk again that can never be encoded.
+        """
+        columns = (batch[name].tolist() for name in Chunk._fields)
         items, errors = [], []
         for fields in zip(*columns, strict=True):
-            chunk = Chunk(*fields)
             count, error = 0, ""
             try:
-                read = tokenise_chunk(self.encoder, self.template, chunk, self.skip)
-                self.shards.write(chunk, read, self.encoder.encode_tokens(read.tokens))
-                count = len(read.ids)
-            except (JobError, FloatingPointError) as failed:
+                count = self._encode(Chunk(*fields))
+            except JobError as failed:
                 error = str(failed)
+            except OutOfMemory as failed:
+                error = f"encode: out of memory: {failed}"
             items.append(count)
             errors.append(error)
         return {"items": items, "error": errors}
 
+    def _encode(self, chunk: Chunk) -> int:
+        # A lost node's chunks come again, those that it had written among them.
+        if self.shards.holds(chunk):
+            return self.shards.told(chunk)["items"]
+        read = tokenise_chunk(self.encoder, self.template, chunk, self.skip)
+        return write_chunk(self.encoder, chunk, read, self.shards)
+
 
 def encode_on_ray(
     chunks: Sequence[Chunk],
-    llm: Path,
-    adapter: Path | None,
-    spec: LLM,
+    llm: RunLLM,
     template: PromptTemplate,
     output: str,
     skip: bool,
@@ -89,9 +85,7 @@ def encode_on_ray(
         import ray  # noqa: PLC0415
         import ray.data  # noqa: PLC0415
     except ImportError:
-        raise JobError(
-            '--engine ray needs Ray: pip install "ray[data]", or "llmemb[ray]"'
-        ) from None
+        raise JobError("--engine ray needs Ray: sh scripts/install.sh training,ray") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -99,10 +93,8 @@ def encode_on_ray(
     gpus, cores = int(has.get("GPU", 0)), int(has.get("CPU", 1))
     workers = max(1, min(gpus or cores, len(chunks)))
     made = {
-        "llm": str(llm.resolve()),
-        "adapter": str(adapter.resolve()) if adapter else None,
-        "spec": spec.model_dump(mode="json"),
-        "template": template.model_dump(mode="json"),
+        "llm": llm.settled(),
+        "template": template,
         "output": output,
         "skip": skip,
     }
@@ -112,11 +104,11 @@ def encode_on_ray(
         Worker,
         fn_constructor_kwargs=made,
         batch_size=1,
-        concurrency=(1, workers),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         num_gpus=1 if gpus else 0,
         num_cpus=0 if gpus else 1,
     )
     for row in done.iter_rows():
         if row["error"]:
-            raise JobError(f"encode: {row['error']}".replace("encode: encode:", "encode:"))
+            raise JobError(row["error"])
         yield int(row["items"])

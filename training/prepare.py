@@ -91,6 +91,17 @@ def read_prepared(run: Run) -> tuple[Catalogue, Split]:
     return catalogue, _split(run, Interactions.load(step.folder), catalogue, held)
 
 
+def split_digest(split: Split) -> str:
+    """Hash of what trains and what validates, for what is made of no more than that."""
+    return digest(
+        [
+            [history.tolist() for history in split.train],
+            split.validating.tolist(),
+            split.validation.tolist(),
+        ]
+    )
+
+
 def read_cold(run: Run) -> tuple[ColdItems, Interactions] | None:
     """Who is held out of a finished prepare step, and all interactions; None where nobody is."""
     step = run.finished("prepare")

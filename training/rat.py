@@ -33,9 +33,9 @@ from training.encode import read_llm_vectors
 from training.interactions import Split
 from training.losses import contrastive
 from training.neighbours import fit_neighbours
-from training.prepare import read_cold, read_prepared
+from training.prepare import read_cold, read_prepared, split_digest
 from training.ranking import Ranker
-from training.recipe import Run, Step, digest
+from training.recipe import Run, Step
 from training.views import (
     Align,
     HybridTable,
@@ -101,13 +101,7 @@ def rat(run: Run) -> Step:
     catalogue, split = read_prepared(run)
     llm_vectors = read_llm_vectors(run.finished("encode"))
     told = {
-        "split": digest(
-            [
-                [history.tolist() for history in split.train],
-                split.validating.tolist(),
-                split.validation.tolist(),
-            ]
-        ),
+        "split": split_digest(split),
         "vectors": hashlib.sha256(llm_vectors.tobytes()).hexdigest(),
     }
     for name in trained_views(run.config):

@@ -45,14 +45,18 @@ def digest(facts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file whole: after a crash there is the old one or the new one."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as target:
-        target.write(text)
-        target.flush()
-        os.fsync(target.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as target:
+            target.write(content.encode() if isinstance(content, str) else content)
+            target.flush()
+            os.fsync(target.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)  # what did not fit must not fill the disk
+        raise
 
 
 class Step:

@@ -39,7 +39,7 @@ from training.content import content_quality
 from training.fetch import llm_folder
 from training.losses import contrastive
 from training.places import HEAD_DECAY, HEAD_RATE, PlaceHead, collaborative_places
-from training.prepare import read_prepared
+from training.prepare import read_prepared, split_digest
 from training.recipe import Run, Step, digest, write_atomically
 from training.upper import UpperLayers, upper_linears
 
@@ -145,17 +145,15 @@ def scft(run: Run) -> Step:
         "max_tokens": config.llm.max_tokens,
         "prompts": digest([config.template.render(item).text for item in trained]),
         "attention": config.llm.attention,
-        "scft": config.scft.model_dump(exclude_defaults=True),
+        "scft": config.scft.model_dump(),
         "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),
         "seed": config.seed,
     }
     look: Look | None = None
     if config.scft.patience:
         # What is seen decides when to stop, so the adapter depends on it.
-        made["watched"] = [split.validating.tolist(), split.validation.tolist()]
-        look = functools.partial(
-            content_quality, rows=known, split=split, text=config.rat.text, spec=config.rat.content
-        )
+        made["watched"] = split_digest(split)
+        look = functools.partial(content_quality, rows=known, split=split)
     with run.shared("adapters", **made) as shared:
         if not shared.done:
             tuner = _Tuner(trained, folder, config, places, shared.folder)
@@ -265,14 +263,16 @@ class _Tuner:
         self._order: list[NDArray[np.int64]] = []  # batches of that epoch
         self.upper: UpperLayers | None = None
         self.head: PlaceHead | None = None
-        self.prompts = [config.template.render(item) for item in items]
+        self.tokens = plain.tokenise([config.template.render(item) for item in items])
         if places is not None:
-            self.tokens = plain.tokenise(self.prompts)
             if self.spec.layers:
                 self.upper = UpperLayers(
                     self.llm, self.spec.layers, plain, self.tokens, work / ACTIVATIONS
                 )
-            untuned = self.upper.all().numpy() if self.upper else plain.encode(self.prompts).vectors
+            if self.upper:
+                untuned = self.upper.all().numpy()
+            else:
+                untuned = plain.encode_tokens(self.tokens).vectors
             head = PlaceHead(untuned, places, self.spec.temperature, config.seed)
             self.head = head.to(runtime_device())
         self.peft = self._add_lora()
@@ -341,7 +341,7 @@ class _Tuner:
         if self.upper:
             self.upper.bind(self.peft)
             return self.upper.all().numpy()
-        return self.encoder.encode(self.prompts).vectors
+        return self.encoder.encode_tokens(self.tokens).vectors
 
     def _loss(self, number: int) -> Tensor:
         if not self.head:

@@ -13,6 +13,8 @@ import io
 import json
 import logging
 import os
+import re
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,13 +26,11 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
-from models.encoder import Encoded, Encoder, Tokens, dtype_name, runtime_dtype
+from models.encoder import Encoded, Encoder, Tokens
 from models.item import InvalidItem, Item, parse_line
-from models.llm import fingerprint_folder, sha256_of
 from models.prompt import PromptTemplate
 from training import JobError
-from training.config import RunConfig
-from training.fetch import llm_folder
+from training.encode import RunLLM
 from training.recipe import Run
 from training.sources import item_of
 
@@ -38,7 +38,23 @@ log = logging.getLogger(__name__)
 MADE, DONE = "encode.json", "done.json"
 BLOCK = 1 << 23  # bytes read at once to find where lines begin
 ENDINGS = (".jsonl", ".parquet")
+# What a store calls the ETag or, failing that, the time of the last change.
+VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "modify", "created")
+SHARD = re.compile(r"(\d+)\.parquet")
+PARTIAL = re.compile(r"\.(encode\.json|done\.json|\d+\.\w+(\.jsonl)?)\.[0-9a-f]{32}\.partial")
 Engine = Literal["local", "ray"]
+
+
+class Source(NamedTuple):
+    """A file of items.
+
+    Attributes:
+        version: its ETag or time of change, as its store tells; empty where it tells neither.
+    """
+
+    url: str
+    size: int
+    version: str
 
 
 class Chunk(NamedTuple):
@@ -84,57 +100,39 @@ def encode_stream(
             holds other vectors, or cannot be written; a vector is not finite.
     """
     config = run.config
-    llm, adapter = _llm(run)
+    if config.encode.vectors != "llm":
+        raise JobError(f'encode.vectors is "{config.encode.vectors}"; --items needs "llm"')
+    # Without tuning there is nothing to wait for: no step need be finished.
+    llm = RunLLM.untuned(run) if config.scft.steps == 0 else RunLLM.of(run)
     sources = _files(items)
     shards = Shards(output)
-    shards.claim(_made(config, llm, adapter, sources) | {"skip": skip})
-    chunks = [*chunks_of(sources, config.encode.shard_items)]
+    made = {
+        **llm.facts(),
+        "template": config.template.model_dump(mode="json"),
+        "shard_items": config.encode.shard_items,
+        "catalogue": [source._asdict() for source in sources],
+        "skip": skip,
+    }
+    shards.claim(made)
+    chunks = [*chunks_of([source.url for source in sources], config.encode.shard_items)]
     todo = [chunk for chunk in chunks if chunk.shard not in shards.present]
     log.info("encode: %d of %d shards are there", len(chunks) - len(todo), len(chunks))
     if todo:
-        spec, size = config.llm, config.encode.shard_items
+        size = config.encode.shard_items
         if engine == "ray":
             from training.on_ray import encode_on_ray  # noqa: PLC0415 - an extra
 
-            counts = encode_on_ray(todo, llm, adapter, spec, config.template, output, skip)
+            counts = encode_on_ray(todo, llm, config.template, shards.url, skip)
         else:
-            encoder = Encoder.load(llm, adapter, spec.dtype, spec.max_tokens, spec.attention)
-            counts = _encode(encoder, todo, config.template, shards, skip)
+            counts = _encode(llm.load(), todo, config.template, shards, skip)
         with tqdm(total=len(todo) * size, desc="encode", unit="item") as bar:
             for count in counts:
                 bar.update(count)
     return shards.finish(chunks)
 
 
-def _llm(run: Run) -> tuple[Path, Path | None]:
-    """The LLM's folder and its adapter, where the run tunes one."""
-    config = run.config
-    if config.encode.vectors != "llm":
-        raise JobError(f'encode.vectors is "{config.encode.vectors}"; --items needs "llm"')
-    if config.scft.steps == 0:
-        return llm_folder(config.llm.path, config.llm.revision, run.cache), None
-    tuned = run.finished("scft")
-    adapter = tuned.facts["adapter"]
-    return Path(tuned.facts["llm"]), tuned.folder / adapter if adapter else None
-
-
-def _made(
-    config: RunConfig, llm: Path, adapter: Path | None, sources: Sequence[tuple[str, int]]
-) -> dict[str, Any]:
-    return {
-        "llm": fingerprint_folder(llm),
-        "adapter": sha256_of(adapter / "adapter_model.safetensors") if adapter else None,
-        "dtype": dtype_name(runtime_dtype(config.llm.dtype)),
-        "max_tokens": config.llm.max_tokens,
-        "attention": config.llm.attention,
-        "template": config.template.model_dump(mode="json"),
-        "shard_items": config.encode.shard_items,
-        "files": [list(source) for source in sources],
-    }
-
-
-def _files(items: str) -> list[tuple[str, int]]:
-    """The files to read, by name, and their sizes."""
+def _files(items: str) -> list[Source]:
+    """The files to read, by name."""
     try:
         fs, path = fsspec.url_to_fs(items)
         if "*" in path:
@@ -143,18 +141,25 @@ def _files(items: str) -> list[tuple[str, int]]:
             found = [each for each in fs.ls(path, detail=False) if each.endswith(ENDINGS)]
         else:
             found = [path]
-        named = [(fs.unstrip_protocol(each), int(fs.size(each))) for each in sorted(found)]
+        named = [_source(fs, each) for each in sorted(found)]
     except (OSError, ValueError, ImportError) as error:
         raise JobError(f"--items {items} cannot be read: {error}") from None
     if not named:
         raise JobError(f"--items {items}: there is no .jsonl or .parquet file")
-    for url, _ in named:
-        if not url.endswith(ENDINGS):
-            raise JobError(f"--items: {url} ends in neither .jsonl nor .parquet")
+    for source in named:
+        if not source.url.endswith(ENDINGS):
+            raise JobError(f"--items: {source.url} ends in neither .jsonl nor .parquet")
     return named
 
 
-def chunks_of(sources: Iterable[tuple[str, int]], size: int) -> Iterator[Chunk]:
+def _source(fs: fsspec.AbstractFileSystem, path: str) -> Source:
+    # A link's own time of change is not that of the file behind it.
+    told = fs.info(os.path.realpath(path) if isinstance(fs, LocalFileSystem) else path)
+    version = next((str(told[name]) for name in VERSIONS if told.get(name)), "")
+    return Source(fs.unstrip_protocol(path), int(told["size"]), version)
+
+
+def chunks_of(urls: Iterable[str], size: int) -> Iterator[Chunk]:
     """The files' chunks of `size` lines or rows, the last of each file shorter.
 
     Reads JSONL through once, without looking into it; of Parquet the footer alone.
@@ -163,7 +168,7 @@ def chunks_of(sources: Iterable[tuple[str, int]], size: int) -> Iterator[Chunk]:
         JobError: a file cannot be read.
     """
     number = 0
-    for url, _ in sources:
+    for url in urls:
         cut = _cut_rows(url, size) if url.endswith(".parquet") else _cut_lines(url, size)
         try:
             for start, stop, first in cut:
@@ -245,20 +250,37 @@ def tokenise_chunk(
         skip: whether a line that is no item is left out and told, or ends the run.
 
     Raises:
-        JobError: a line is no item, and `skip` is False.
+        JobError: a line is no item, and `skip` is False; or the file cannot be read.
     """
     ids, tokens, rejected = [], [], []
-    for item in read_chunk(chunk):
-        try:
-            if isinstance(item, InvalidItem):
-                raise item
-            tokens += encoder.tokenise([template.render(item)])
-            ids.append(item.item_id)
-        except InvalidItem as error:
-            if not skip:
-                raise JobError(f"encode: {error}; mend it, or add --skip-unusable") from None
-            rejected.append(str(error))
+    try:
+        for item in read_chunk(chunk):
+            try:
+                if isinstance(item, InvalidItem):
+                    raise item
+                tokens += encoder.tokenise([template.render(item)])
+                ids.append(item.item_id)
+            except InvalidItem as error:
+                if not skip:
+                    raise JobError(f"encode: {error}; mend it, or add --skip-unusable") from None
+                rejected.append(str(error))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise JobError(f"--items: {chunk.url} cannot be read: {error}") from None
     return ReadChunk(ids, tokens, rejected)
+
+
+def write_chunk(encoder: Encoder, chunk: Chunk, read: ReadChunk, shards: "Shards") -> int:
+    """Encode a chunk that was read, and write its shard; how many items it holds.
+
+    Raises:
+        JobError: a vector is not finite, or the shard cannot be written.
+    """
+    try:
+        encoded = encoder.encode_tokens(read.tokens)
+    except FloatingPointError as error:
+        raise JobError(f"encode: {error}") from None
+    shards.write(chunk, read, encoded)
+    return len(read.ids)
 
 
 def _encode(
@@ -276,19 +298,15 @@ def _encode(
             if place + 1 < len(chunks):
                 following = chunks[place + 1]
                 ahead = reader.submit(tokenise_chunk, encoder, template, following, skip)
-            try:
-                encoded = encoder.encode_tokens(read.tokens)
-            except FloatingPointError as error:
-                raise JobError(f"encode: {error}") from None
-            shards.write(chunk, read, encoded)
-            yield len(read.ids)
+            yield write_chunk(encoder, chunk, read, shards)
 
 
 class Shards:
     """The folder of shards.
 
     Attributes:
-        present: names of the shards that are whole.
+        url: where it is, for any process.
+        present: names of the shards that were whole when it was opened.
     """
 
     def __init__(self, output: str) -> None:
@@ -299,8 +317,10 @@ class Shards:
             names = [each.rsplit("/", 1)[-1] for each in self.fs.ls(self.root, detail=False)]
         except (OSError, ValueError, ImportError) as error:
             raise JobError(f"--output {output} cannot be written: {error}") from None
+        local = isinstance(self.fs, LocalFileSystem)
+        self.url: str = self.fs.unstrip_protocol(self.root) if local else output
         self.names = set(names)
-        self.present = {name.removesuffix(".parquet") for name in names if _is_shard(name)}
+        self.present = {found[1] for name in names if (found := SHARD.fullmatch(name))}
 
     def claim(self, made: dict[str, Any]) -> None:
         """Write down what the vectors depend on, or see that it is the same as before.
@@ -316,7 +336,7 @@ class Shards:
                     f"--output {self.output} holds vectors of another {changed[0]}; name another "
                     "folder, or empty this one"
                 )
-        elif self.names:
+        elif any(not name.startswith(".") for name in self.names):  # what a kill left begins so
             raise JobError(
                 f"--output {self.output} is not empty, and no encode wrote it; name another folder"
             )
@@ -351,37 +371,52 @@ class Shards:
         pq.write_table(table, held)
         self._put(f"{chunk.shard}.parquet", held.getvalue())
 
+    def holds(self, chunk: Chunk) -> bool:
+        """Whether a chunk's shard is there now, whoever wrote it."""
+        self.fs.invalidate_cache()  # a store's listing may be older than the shard
+        found: bool = self.fs.exists(f"{self.root}/{chunk.shard}.parquet")
+        return found
+
+    def told(self, chunk: Chunk) -> dict[str, int]:
+        """What a shard that is there says of itself: items, tokens, cut and rejected."""
+        with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
+            footer = pq.ParquetFile(shard).metadata
+        return {"items": footer.num_rows, **json.loads(footer.metadata[b"llmemb"])}
+
     def finish(self, chunks: Sequence[Chunk]) -> dict[str, int]:
-        """Write what there is in all into done.json."""
+        """Write what there is in all into done.json, and take away what writers left that died."""
         total = {"shards": len(chunks), "items": 0, "tokens": 0, "cut": 0, "rejected": 0}
+        self.fs.invalidate_cache()  # other processes may have written since it was listed
         for chunk in chunks:
-            with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
-                footer = pq.ParquetFile(shard).metadata
-            total["items"] += footer.num_rows
-            for name, value in json.loads(footer.metadata[b"llmemb"]).items():
+            for name, value in self.told(chunk).items():
                 total[name] += value
+        if isinstance(self.fs, LocalFileSystem):
+            for path in Path(self.root).iterdir():
+                if PARTIAL.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         self._put(DONE, (json.dumps(total, indent=1) + "\n").encode())
         return total
 
     def _put(self, name: str, content: bytes) -> None:
         """A file that appears whole: an object store's does; on a disk it is renamed into place."""
-        path, partial = f"{self.root}/{name}", f"{self.root}/.{name}.partial"
+        path = f"{self.root}/{name}"
+        # Two processes may write the same shard, after a node seemed lost.
+        partial = Path(self.root, f".{name}.{uuid.uuid4().hex}.partial")
         try:
             if not isinstance(self.fs, LocalFileSystem):
                 self.fs.pipe_file(path, content)
                 return
-            with Path(partial).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(partial).replace(path)
+            try:
+                with partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)  # what did not fit must not fill the disk
         except OSError as error:
             told = error.strerror or error
             raise JobError(
                 f"encode: {name} cannot be written to {self.output} ({told}); make room and run "
                 "the same command again, it goes on from here"
             ) from None
-
-
-def _is_shard(name: str) -> bool:
-    return name.endswith(".parquet") and name.removesuffix(".parquet").isdigit()

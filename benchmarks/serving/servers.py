@@ -23,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BATCH = 32  # infinity-emb's own default
+SERVED = "llm"  # what infinity-emb is told to call its model
 START_S = 180
 TICKS = os.sysconf("SC_CLK_TCK")
 # No proxy stands between this machine and itself.
@@ -180,22 +181,24 @@ def infinity(python: str, llm: Path, batch: int = BATCH) -> Iterator[Server]:
         port = free_port()
         command = [str(tool), "v2", "--model-id", str(copy), "--engine", "torch"]
         command += ["--device", "cpu", "--dtype", "bfloat16", "--batch-size", str(batch)]
-        command += ["--no-bettertransformer", "--host", "127.0.0.1", "--port", str(port)]
+        command += [
+            "--served-model-name",
+            SERVED,
+            "--no-bettertransformer",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
         quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"}
         log = Path(folder) / "log"
         with started(command, port, log, lambda s: embeddings(s, ["warm"]), **quiet) as server:
             yield server
 
 
-def openai_model(server: Server) -> str:
-    """The name of the model that a server of OpenAI's protocol has."""
-    name: str = server.ask("/models")["data"][0]["id"]
-    return name
-
-
 def embeddings(server: Server, texts: list[str]) -> object:
     """Vectors of some texts from a server that speaks OpenAI's protocol."""
-    return server.ask("/embeddings", {"model": openai_model(server), "input": texts})
+    return server.ask("/embeddings", {"model": SERVED, "input": texts})
 
 
 class Redis:

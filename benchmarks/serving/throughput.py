@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.serving.films import Films, batches, embed
 from benchmarks.serving.load import Shots, fired
-from benchmarks.serving.servers import Alone, Redis, Server, infinity, openai_model, ours
+from benchmarks.serving.servers import SERVED, Alone, Redis, Server, infinity, ours
 
 Figures = dict[str, tuple[float, str]]
 CLIENTS = 16
@@ -62,7 +62,6 @@ def embed_misses(given: argparse.Namespace) -> Figures:
     them = infinity(given.infinity, given.bundle / "llm") if given.infinity else nullcontext()
     found: dict[str, list[Shots]] = {"ours": [], "infinity-emb": []}
     with ours(given.bundle) as us, them as other:
-        model = openai_model(other) if other else ""
         fired([embed([film]) for film in films.fresh(64)], us.port, clients=CLIENTS)
         load = {"clients": CLIENTS, "seconds": given.seconds}
         made = [films.fresh(int(given.seconds * MOST_PER_S)) for _ in range(given.rounds)]
@@ -78,7 +77,7 @@ def embed_misses(given: argparse.Namespace) -> Figures:
             assert other
             before = other.usage()
             texts = (films.text(film) for film in next(rounds["infinity-emb"]))
-            asked = [("POST", "/embeddings", {"model": model, "input": [text]}) for text in texts]
+            asked = [("POST", "/embeddings", {"model": SERVED, "input": [text]}) for text in texts]
             shots = fired(asked, other.port, **load)
             found["infinity-emb"].append(checked(shots))
             say("infinity-emb", shots, other, before)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.projection import Projection
+from tests.end_to_end.conftest import write_config, write_data
 from training.__main__ import main
 from training.config import read_config
 from training.encode import read_llm_vectors
@@ -82,6 +83,24 @@ def test_sentence_transformers_loads_the_model_and_gives_the_same_vectors(
     # Whitening as a layer with a bias takes the mean off after the product: a few digits go.
     np.testing.assert_allclose(model.encode(bodies), items, atol=2e-4)
     np.testing.assert_allclose(model.encode(bodies[0]), items[0], atol=2e-4)
+
+
+def test_sentence_transformers_runs_it_in_what_the_catalogue_was_encoded_in(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    changes = ["llm.dtype=bfloat16", "scft.steps=0", "rat.sequence.max_epochs=1"]
+    changes += ['rat.parts=["content"]']
+    arguments = ["--config", str(config), *(part for each in changes for part in ("--set", each))]
+    for step in ("prepare", "scft", "encode", "rat"):
+        assert main([step, *arguments]) == 0
+
+    assert main(["export", *arguments, "--format", "sentence-transformers"]) == 0
+
+    model = SentenceTransformer(str(tmp_path / "run" / "sentence-transformers"), device="cpu")
+    assert {weight.dtype for weight in model[0].parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("scaling", ["centre", "standardise", "pca", "whiten"])

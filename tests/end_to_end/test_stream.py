@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.encoder import Encoder
+from models.encoder import Encoded, Encoder
 from models.item import Item
 from tests.end_to_end.conftest import write_config
 from tests.tiny import films
 from training.__main__ import main
 from training.config import read_config
-from training.stream import Chunk, chunks_of, read_chunk
+from training.stream import Chunk, ReadChunk, Shards, chunks_of, read_chunk
 
 SHARD = 16  # of write_config
 
@@ -210,6 +210,80 @@ def test_a_folder_of_other_vectors_is_left_alone(
     assert "no encode wrote it" in capsys.readouterr().err
 
 
+def test_items_that_changed_are_not_taken_for_those_before(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(20))
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(lines)
+    assert main(command(config, lines, tmp_path / "out")) == 0
+    assert main(command(config, link, tmp_path / "linked")) == 0
+
+    content = lines.read_text()
+    lines.write_text(content.replace("film 1", "film 2"))
+
+    assert lines.stat().st_size == len(content)
+    assert main(command(config, lines, tmp_path / "out")) == 1
+    assert "holds vectors of another catalogue" in capsys.readouterr().err
+    assert main(command(config, link, tmp_path / "linked")) == 1
+
+
+def test_objects_that_changed_are_not_taken_for_those_before(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = write_lines(tmp_path / "items.jsonl", many(20)).read_bytes()
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/changing/items.jsonl", content)
+    arguments = command(config, "memory://changing/items.jsonl", tmp_path / "out")
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+
+    memory.pipe_file("/changing/items.jsonl", content.replace(b"film 1", b"film 2"))
+
+    assert main(arguments) == 1
+    assert "holds vectors of another catalogue" in capsys.readouterr().err
+
+
+def test_a_kill_at_the_first_file_leaves_a_folder_that_can_be_gone_on_with(
+    config: Path, tmp_path: Path
+) -> None:
+    lines, output = write_lines(tmp_path / "items.jsonl", many(20)), tmp_path / "out"
+    dies = "import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    runs = "import sys; from training.__main__ import main; main(sys.argv[1:])"
+    arguments = command(config, lines, output)
+    process = [sys.executable, "-c", f"{dies}\n{runs}", *arguments]
+    assert subprocess.run(process, check=False).returncode == -signal.SIGKILL
+    (left,) = output.iterdir()
+    assert left.name != "encode.json"
+
+    assert main(arguments) == 0
+
+    assert len(read(output)) == 20
+    assert not left.exists()
+
+
+def test_two_writers_of_one_shard_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = Chunk(0, "items.jsonl", 0, 1, 1)
+    vector = Encoded(np.ones((1, 4), np.float32), np.ones(1, np.int32), [()])
+    held = ReadChunk(["1"], [], [])
+    fsync, calls = os.fsync, []
+
+    def while_another_writes(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            Shards(str(tmp_path)).write(chunk, held, vector)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", while_another_writes)
+    Shards(str(tmp_path)).write(chunk, held, vector)
+
+    assert len(calls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["00000000.parquet"]
+    assert len(read(tmp_path)) == 1
+
+
 def test_a_full_disk_is_told_and_what_is_there_stays(
     config: Path,
     tmp_path: Path,
@@ -259,9 +333,8 @@ def test_chunks_hold_every_line_once(tmp_path: Path, size: int, ending: str) -> 
     items = [*films(7)]
     path = write_lines(tmp_path / "items.jsonl", items)
     path.write_text(path.read_text().removesuffix("\n") + ending)
-    source = (str(path), path.stat().st_size)
 
-    chunks: list[Chunk] = [*chunks_of([source], size)]
+    chunks: list[Chunk] = [*chunks_of([str(path)], size)]
 
     assert [item for chunk in chunks for item in read_chunk(chunk)] == items
     assert [chunk.number for chunk in chunks] == [*range(-(-7 // size))]

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -70,6 +71,39 @@ def test_a_run_that_is_killed_at_every_step_ends_as_one_that_is_not(
         for each in (run, trained)
     ]
     assert hashes[0] == hashes[1]
+
+
+def test_a_disk_that_fills_while_encoding_is_told_and_what_is_there_is_kept(
+    tmp_path: Path,
+    tiny_llm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    for step in ("prepare", "scft"):
+        assert main([step, "--config", str(config), "--set", "scft.steps=0"]) == 0
+    command = ["encode", "--config", str(config), "--set", "scft.steps=0"]
+    fsync, shards = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        shards.extend([name] * name.endswith(".safetensors.partial"))
+        if len(shards) > 2:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "00002.safetensors cannot be written (No space left on device); make room" in told
+    (folder,) = {path.parent for path in tmp_path.glob("cache/vectors/*/made.json")}
+    there = {path.name: path.stat().st_mtime_ns for path in folder.glob("0*")}
+    assert sorted(there) == ["00000.safetensors", "00001.safetensors"]
+
+    assert main(command) == 0
+
+    assert {name: (folder / name).stat().st_mtime_ns for name in there} == there
 
 
 def test_a_second_run_reuses_every_step(trained: Path, caplog: pytest.LogCaptureFixture) -> None:

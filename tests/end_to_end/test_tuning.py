@@ -10,9 +10,10 @@ from models.encoder import Encoder
 from tests.end_to_end.conftest import write_config, write_data
 from training import scft
 from training.__main__ import main
-from training.config import read_config
+from training.config import SCFT, read_config
 from training.content import content_quality
 from training.encode import read_llm_vectors
+from training.interactions import Split
 from training.prepare import read_prepared
 from training.recipe import Run
 
@@ -89,12 +90,71 @@ def test_the_epoch_whose_vectors_recommend_best_is_kept(tmp_path: Path, tiny_llm
     _, split = read_prepared(run)
     vectors = read_llm_vectors(run.finished("encode"))
     known = np.flatnonzero(split.counts[1:])
-    found = content_quality(
-        vectors[known], known, split, run.config.rat.text, run.config.rat.content
-    )
+    found = content_quality(vectors[known], known, split)
     # The adapter is merged meanwhile: the last digits differ, and a user's rank or two with them.
     assert found["validation_ndcg10"] == pytest.approx(best["validation_ndcg10"], abs=1e-2)
     assert found["mean_cosine"] == pytest.approx(best["mean_cosine"], abs=1e-3)
+
+
+def test_vectors_that_nobody_validates_recommend_nothing() -> None:
+    histories = [np.array([1, 2], np.int32), np.array([2, 3], np.int32)]
+    nobody = np.empty(0, np.int64)
+    none = np.empty(0, np.int32)
+    split = Split(histories, nobody, none, nobody, none, np.array([0, 1, 2, 1]))
+    vectors = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+
+    found = content_quality(vectors, np.arange(3), split)
+
+    assert found["validation_ndcg10"] == found["validation_ndcg10_tail"] == 0
+
+
+def tuned(folder: Path, data: Path, llm: Path, *more: str) -> set[Path]:
+    """The adapters in the cache once this run's is there, too."""
+    config = write_config(folder, data, llm)
+    for step in ("prepare", "scft"):
+        command = [step, "--config", str(config), "--set", "scft.patience=2"]
+        assert main([*command, *(part for each in more for part in ("--set", each))]) == 0
+    return {made.parent for made in (folder / "cache").glob("adapters/*/made.json")}
+
+
+def test_an_adapter_depends_on_the_histories_that_tell_when_to_stop(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    data = write_data(tmp_path / "data", predictable=True)
+    before = tuned(tmp_path, data, tiny_llm)
+    interactions = data / "interactions.csv"
+    lines = interactions.read_text().splitlines(keepends=True)
+    first, second = (line.split(",") for line in lines[1:3])
+    first[1], second[1] = second[1], first[1]  # one user's first two items, the other way round
+    interactions.write_text("".join([lines[0], ",".join(first), ",".join(second), *lines[3:]]))
+
+    after = tuned(tmp_path, data, tiny_llm)
+
+    assert len(before) == 1
+    assert len(after) == 2
+
+
+def test_an_adapter_does_not_depend_on_what_is_trained_after_it(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    data = write_data(tmp_path / "data", predictable=True)
+    before = tuned(tmp_path, data, tiny_llm)
+
+    after = tuned(tmp_path, data, tiny_llm, "rat.text.principal=3", "rat.content.latest=2")
+
+    assert before == after
+
+
+def test_an_adapter_tells_every_setting_that_it_was_made_with(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    data = write_data(tmp_path / "data", predictable=True)
+
+    (adapter,) = tuned(tmp_path, data, tiny_llm)
+
+    told = json.loads((adapter / "made.json").read_text())["scft"]
+    # Those by default, too: they may be others in a later release.
+    assert told.keys() == SCFT.model_fields.keys()
 
 
 @pytest.mark.parametrize("patience", [[], ["scft.patience=20"]])
