@@ -6,6 +6,7 @@ benchmarks.serving.load; the generator's own share of the CPU stands in every li
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,4 +73,5 @@ def command(parser: argparse.ArgumentParser, given: argparse.Namespace, name: st
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped on the way out
     main()
