@@ -6,6 +6,7 @@ benchmarks.serving.load; the generator's own share of the CPU stands in every li
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, help="where a scenario leaves it open")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the soak")
+    parser.add_argument("--items", type=int, default=1000, help="of the parity")
     parser.add_argument("--requests", type=int, default=10_000, help="of each kind of the fuzzing")
     parser.add_argument("--dry-run", action="store_true", help="print figures, write none")
     given = parser.parse_args()
@@ -71,4 +73,5 @@ def command(parser: argparse.ArgumentParser, given: argparse.Namespace, name: st
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped on the way out
     main()

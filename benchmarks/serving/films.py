@@ -33,11 +33,17 @@ class Films:
         self._titles = [name for name in self._template.priority if name in self.known[0]][:1]
 
     def fresh(self, count: int) -> list[Attributes]:
-        """The attributes of items that were never made before."""
+        """The attributes of items that were never made before.
+
+        Raises:
+            ValueError: no pair is left.
+        """
         films: list[Attributes] = []
         while len(films) < count:
             round_, place = divmod(self._made, len(self._order))
             self._made += 1
+            if round_ == len(self._order):
+                raise ValueError(f"{len(self._order)} items give no more than {self._made} pairs")
             base = self.known[self._order[place]]
             other = self.known[self._order[(place + round_) % len(self._order)]]
             film = base | {name: other[name] for name in self._titles if name in other}

@@ -6,20 +6,21 @@ catalogue's mean they do not, and the cosine of that is told too.
 """
 
 import argparse
-import urllib.error
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from benchmarks.serving.films import Attributes, Films, batches
 from benchmarks.serving.servers import Server, ours
 from benchmarks.serving.throughput import CLIENTS, Figures
 
 Floats = NDArray[np.float32]
-ITEMS = 1000
 BATCH = 64
+VIEW = "llm"
 DTYPES = ("float32", "bfloat16")
 
 
@@ -27,20 +28,20 @@ def parity(given: argparse.Namespace) -> Figures:
     """The least cosine between any two ways to have the same item's vector."""
     films = Films(given.bundle)
     # The file of the items is in the order of the exported vectors.
-    chosen = np.random.default_rng(0).permutation(len(films.known))[:ITEMS]
+    chosen = np.random.default_rng(0).permutation(len(films.known))[: given.items]
     items = [films.known[row] for row in chosen]
+    exported = expected(given.bundle)
+    mean = exported.mean(axis=0)
     least: dict[str, tuple[float, float]] = {}
     print("| LLM in | ways | least cosine | less the mean |\n|---|---|--:|--:|")
     for dtype in DTYPES:
         # Nothing may come from an earlier answer.
         with ours(given.bundle, dtype=dtype, cache_items=0) as us:
-            view = "llm" if knows(us, "llm", items[0]) else "text"
-            exported, mean = expected(given, view)
             ways = {
                 "exported": exported[chosen],
-                "alone": vectors(us, [[each] for each in items], view, 1),
-                f"among {BATCH}": vectors(us, batched(items), view, 1),
-                f"beside {CLIENTS - 1}": vectors(us, [[each] for each in items], view, CLIENTS),
+                "alone": vectors(us, [[each] for each in items], 1),
+                f"among {BATCH}": vectors(us, batched(items), 1),
+                f"beside {CLIENTS - 1}": vectors(us, [[each] for each in items], CLIENTS),
             }
         names = list(ways)
         for at, one in enumerate(names):
@@ -54,7 +55,7 @@ def parity(given: argparse.Namespace) -> Figures:
         f"{dtype} {plain:.5f} ({centred:.5f} less the mean)"
         for dtype, (plain, centred) in least.items()
     )
-    unit = f"least cosine of {len(items)} items' {view} vectors; {told}"
+    unit = f"least cosine of {len(items)} items' LLM vectors; {told}"
     figures: Figures = {
         f"serve.parity_min_cosine.{dtype}": (round(plain, 6), unit)
         for dtype, (plain, _) in least.items()
@@ -70,39 +71,22 @@ def batched(items: Sequence[Attributes]) -> list[Sequence[Attributes]]:
     return [*whole, rest] if rest else whole
 
 
-def knows(server: Server, view: str, film: Attributes) -> bool:
-    """Whether a service has a view."""
-    try:
-        vectors(server, [[film]], view, 1)
-    except urllib.error.HTTPError as error:
-        if error.code != 422:
-            raise
-        return False
-    return True
-
-
-def vectors(
-    server: Server, asked: Sequence[Sequence[Attributes]], view: str, clients: int
-) -> Floats:
-    """Vectors (n, W) of items, in the order of the requests."""
+def vectors(server: Server, asked: Sequence[Sequence[Attributes]], clients: int) -> Floats:
+    """LLM vectors (n, d_llm) of items, in the order of the requests."""
 
     def ask(films: Sequence[Attributes]) -> list[list[float]]:
         items = [{"item_id": f"p{n}", "attributes": film} for n, film in enumerate(films)]
-        answer = server.ask("/embed", {"items": items, "view": view})
-        return [each["vectors"][view] for each in answer["results"]]
+        answer = server.ask("/embed", {"items": items, "view": VIEW})
+        return [each["vectors"][VIEW] for each in answer["results"]]
 
     with ThreadPoolExecutor(clients) as pool:
         return np.array([each for some in pool.map(ask, asked) for each in some], np.float32)
 
 
-def expected(given: argparse.Namespace, view: str) -> tuple[Floats, Floats]:
-    """The exported vectors (n, W) in catalogue order, and their mean (W,)."""
-    from models.bundle import Bundle  # noqa: PLC0415 - torch comes with it
-
-    bundle = Bundle.open(given.bundle)
-    llm = bundle.llm_vectors
-    found = llm if view == "llm" else bundle.project(llm)[view]
-    return found, found.mean(axis=0)
+def expected(bundle: Path) -> Floats:
+    """The exported LLM vectors (n, d_llm), in the order of the file of items."""
+    found: Floats = load_file(bundle / "llm_vectors.safetensors")["llm"]
+    return found
 
 
 def cosines(left: Floats, right: Floats) -> Floats:
