@@ -240,7 +240,7 @@ def infinity(python: str, llm: Path) -> Iterator[list[Way]]:
         free.close()
         command = [str(Path(python).with_name("infinity_emb")), "v2", "--model-id", str(copy)]
         command += ["--engine", "torch", "--device", "cpu", "--dtype", "bfloat16"]
-        command += ["--batch-size", str(BATCH), "--no-bettertransformer"]
+        command += ["--batch-size", str(BATCH), "--no-bettertransformer", "--no-model-warmup"]
         command += ["--served-model-name", SERVED]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"}
