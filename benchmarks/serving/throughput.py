@@ -6,15 +6,15 @@ gives ratios of medians over the rounds.
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from benchmarks.serving.films import Films, batches, embed
-from benchmarks.serving.load import Shots, fired
+from benchmarks.serving.films import Attributes, Films, batches, embed
+from benchmarks.serving.load import Request, Shots, fired
 from benchmarks.serving.servers import SERVED, Alone, Redis, Server, infinity, ours
 
 Figures = dict[str, tuple[float, str]]
@@ -55,13 +55,23 @@ def checked(shots: Shots) -> Shots:
     return shots
 
 
+def asked_of_infinity(films: Films, some: Sequence[Attributes]) -> list[Request]:
+    """The same films as infinity-emb is asked for them, one a request."""
+    return [
+        ("POST", "/embeddings", {"model": SERVED, "input": [films.text(film)]}) for film in some
+    ]
+
+
 def embed_misses(given: argparse.Namespace) -> Figures:
     """/embed from concurrent single-item clients, all misses, beside infinity-emb."""
     films = Films(given.bundle)
     them = infinity(given.infinity, given.bundle / "llm") if given.infinity else nullcontext()
     found: dict[str, list[Shots]] = {"ours": [], "infinity-emb": []}
     with ours(given.bundle) as us, them as other:
-        fired([embed([film]) for film in films.fresh(64)], us.port, clients=CLIENTS)
+        warming = films.fresh(64)
+        fired([embed([film]) for film in warming], us.port, clients=CLIENTS)
+        if other:
+            fired(asked_of_infinity(films, warming), other.port, clients=CLIENTS)
         load = {"clients": CLIENTS, "seconds": given.seconds}
         made = [films.fresh(int(given.seconds * MOST_PER_S)) for _ in range(given.rounds)]
         rounds = {name: iter(made) for name in found}
@@ -75,8 +85,7 @@ def embed_misses(given: argparse.Namespace) -> Figures:
         def ask_them() -> None:
             assert other
             before = other.usage()
-            texts = (films.text(film) for film in next(rounds["infinity-emb"]))
-            asked = [("POST", "/embeddings", {"model": SERVED, "input": [text]}) for text in texts]
+            asked = asked_of_infinity(films, next(rounds["infinity-emb"]))
             shots = fired(asked, other.port, **load)
             found["infinity-emb"].append(checked(shots))
             say("infinity-emb", shots, other, before)
