@@ -113,7 +113,7 @@ class Scorer:
         queries = {}
         for view, state in states.items():
             covariance = self.statistics[view].covariance
-            variance = np.einsum("bi,ij,bj->b", state, covariance, state, optimize=True)
+            variance = ((state @ covariance) * state).sum(axis=1)
             scale = np.sqrt(np.maximum(variance, 0.0))
             inverse = np.divide(
                 self.weights[view], scale, where=scale > 0, out=np.zeros_like(scale)
