@@ -145,7 +145,12 @@ class Scorer:
     ) -> Floats:
         """As `score`, of candidates that are stacked already, in the views of the queries."""
         told = np.stack([queries[view].any(axis=1) for view in candidates.views], axis=1)  # (B, V)
-        scores: Floats = self._side_by_side(queries, candidates.views) @ candidates.vectors.T
+        stacked = self._side_by_side(queries, candidates.views)
+        rows = len(stacked)
+        # Two at least: the product of one row adds up in another order, so that a history's ties
+        # would depend on its company.
+        stacked = np.concatenate([stacked, stacked]) if rows == 1 else stacked
+        scores: Floats = (stacked @ candidates.vectors.T)[:rows]
         if len(candidates.lacking):
             # Items that lack a view, with the factors: usually they are few, or none.
             scaled = self._side_by_side(queries, candidates.views, self.partial_factors)

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from service.admission import Admission
 from service.app import create_app
 from service.logs import configure
+from service.protocol import BoundedProtocol
 from service.serving import Serving
 from service.settings import BadSettings, Settings, read_settings, reference
 from service.tracing import open_tracing
@@ -90,6 +91,7 @@ def _serve(app: FastAPI, settings: Settings) -> None:
         port=settings.port,
         access_log=False,
         log_config=None,
+        http=BoundedProtocol,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),
     )

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 TOKENS_PER_S = 1000.0  # until measured
 RECOVER_AFTER = 64  # batches without an out-of-memory, before a larger one is tried again
+FATAL_AFTER = 8  # prompts in a row that fail alone, none for what they say: the device is broken
+
+Keep = Callable[[Mapping[str, "LLMVector"]], Awaitable[None]]
 
 
 class Unreadable(ValueError):
@@ -83,7 +86,9 @@ class Batcher:
         batch_tokens: the tokens of a batch, padding included.
         wait_s: how long a prompt waits for others to fill a batch, where the batch before had
             several; a prompt that comes alone does not wait.
-        max_queue_tokens: tokens that may wait or run; more are refused with Overloaded.
+        max_queue_tokens: once so many tokens wait or run, more are refused with Overloaded. A
+            request that finds fewer is let in whole, so that a large one is not refused for ever.
+        keep: is given what was made of prompts, before those who asked have it; must not raise.
         start_thread: run once on the inference thread.
     """
 
@@ -96,6 +101,7 @@ class Batcher:
         wait_s: float,
         max_queue_tokens: int,
         metrics: Metrics,
+        keep: Keep | None = None,
         start_thread: Callable[[], None] | None = None,
     ) -> None:
         self._tokenise_prompts = tokenise
@@ -105,12 +111,14 @@ class Batcher:
         self._wait_s = wait_s
         self._max_queue_tokens = max_queue_tokens
         self._metrics = metrics
+        self._keep = keep
         metrics.batch_budget.set(batch_tokens)
         self._entries: dict[str, _Entry] = {}  # all that wait or run
         self._ready: dict[str, _Entry] = {}  # tokenised and not yet running, oldest first
         self._queued = 0  # tokens of _entries
         self._last_batch = 1
         self._fine = 0  # batches since the last out-of-memory
+        self._faults = 0  # see FATAL_AFTER
         self._rate = TOKENS_PER_S
         self._running_since: float | None = None
         self._died = self._closed = False
@@ -147,8 +155,9 @@ class Batcher:
         if not prompts:
             return {}
         wanted = {key: entry for key in prompts if (entry := self._entries.get(key))}
+        fresh = self._admit({key: each for key, each in prompts.items() if key not in wanted})
         self._metrics.embedded.labels("inflight").inc(len(wanted))
-        wanted |= self._admit({key: each for key, each in prompts.items() if key not in wanted})
+        wanted |= fresh
         for entry in wanted.values():
             entry.waiters += 1
         try:
@@ -156,7 +165,8 @@ class Batcher:
         finally:
             for entry in wanted.values():
                 entry.waiters -= 1
-                if not entry.waiters and not entry.started:
+                # What is being tokenised is counted until that is done, for it takes its time.
+                if not entry.waiters and entry.ids and not entry.started:
                     self._forget(entry)
         ran = [entry for entry in wanted.values() if entry.ended]
         if ran:
@@ -195,10 +205,10 @@ class Batcher:
         most = {
             key: min(len(prompt.body.encode()), self._max_tokens) for key, prompt in prompts.items()
         }
-        if self._queued and self._queued + sum(most.values()) > self._max_queue_tokens:
+        if self._queued >= self._max_queue_tokens:
             seconds = self.retry_after_s()
             raise Overloaded(
-                f"{self._queued} tokens are waiting and at most {self._max_queue_tokens} may; "
+                f"{self._queued} tokens are waiting, and {self._max_queue_tokens} are the most; "
                 f"come again in about {seconds:.0f} s",
                 retry_after_s=seconds,
             )
@@ -210,10 +220,13 @@ class Batcher:
         self._entries |= fresh
         self._count(sum(most.values()))
         # A task of its own: who asked first may leave, and others wait for the same prompts.
-        task = loop.create_task(self._tokenise(list(fresh.values())))
+        self._start(self._tokenise(list(fresh.values())))
+        return fresh
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return fresh
 
     def _count(self, tokens: int) -> None:
         self._queued += tokens
@@ -237,27 +250,39 @@ class Batcher:
             self._tokenising, self._tokenised, entries
         )
         self._metrics.stage.labels("tokenize").observe(time.perf_counter() - started)
+        again = []
         for entry, ids in zip(entries, found, strict=True):
             if self._entries.get(entry.key) is not entry:
-                continue  # nobody waits for it any more
-            if isinstance(ids, Exception):
+                continue  # the batcher is closed
+            if not entry.waiters:
+                self._forget(entry)
+            elif ids is None:
+                again.append(entry)  # nobody waited for it then, and somebody does now
+            elif isinstance(ids, Exception):
                 self._settle(entry, ids)
-                continue
-            self._count(ids.own - entry.tokens)
-            entry.ids, entry.tokens = ids, ids.own
-            self._ready[entry.key] = entry
+            else:
+                self._count(ids.own - entry.tokens)
+                entry.ids, entry.tokens = ids, ids.own
+                self._ready[entry.key] = entry
+        if again:
+            self._start(self._tokenise(again))
         if sum(entry.tokens for entry in self._ready.values()) >= self._budget:
             self._filled.set()
         if self._ready and (self._pump is None or self._pump.done()):
             self._pump = asyncio.get_running_loop().create_task(self._run())
 
-    def _tokenised(self, entries: Sequence[_Entry]) -> "list[Tokens | Exception]":
+    def _tokenised(self, entries: Sequence[_Entry]) -> "list[Tokens | Exception | None]":
+        """Of each entry its tokens, or what is wrong with it; None where nobody waits for it."""
+        wanted = {id(entry): entry for entry in entries if entry.waiters}
+        if not wanted:
+            return [None] * len(entries)
         try:
-            return list(self._tokenise_prompts([entry.prompt for entry in entries]))
+            found = iter(self._tokenise_prompts([entry.prompt for entry in wanted.values()]))
         except Exception as error:
             if len(entries) == 1:
                 return [self._explained(error, entries[0].key)]
             return [each for entry in entries for each in self._tokenised([entry])]
+        return [next(found) if id(entry) in wanted else None for entry in entries]
 
     async def _run(self) -> None:
         """Run batch after batch until nothing is ready."""
@@ -270,13 +295,26 @@ class Batcher:
             self._running_since = time.monotonic()
             try:
                 answers = await loop.run_in_executor(self._inference, self._forward, batch)
+            except BaseException:  # no thread could be started
+                self._die()
+                raise
             finally:
                 self._running_since = None
             if answers is None:
                 self._die()
                 return
-            for entry, answer in zip(batch, answers, strict=True):
-                self._settle(entry, answer)
+            self._start(self._deliver(batch, answers))
+
+    async def _deliver(
+        self, batch: Sequence[_Entry], answers: Sequence[LLMVector | Exception]
+    ) -> None:
+        """Keep what is new, and answer; the next batch does not wait for it."""
+        both = list(zip(batch, answers, strict=True))
+        if self._keep:
+            made = {entry.key: each for entry, each in both if isinstance(each, LLMVector)}
+            await self._keep(made)
+        for entry, answer in both:
+            self._settle(entry, answer)
 
     async def _company(self) -> None:
         """Wait for others to fill the batch, if the last one had several."""
@@ -326,7 +364,7 @@ class Batcher:
         except Exception as error:
             if len(batch) == 1:
                 batch[0].ended = time.perf_counter()
-                return [self._explained(error, batch[0].key)]
+                return [self._alone(error, batch[0].key)]
             if isinstance(error, OutOfMemory) and not again:
                 self._fine = 0
                 self._set_budget(max(1, self._budget // 2))
@@ -339,6 +377,19 @@ class Batcher:
             LLMVector(encoded.vectors[row].copy(), int(encoded.tokens[row]), encoded.cut[row])
             for row in range(len(batch))
         ]
+
+    def _alone(self, error: Exception, key: str) -> Exception:
+        """What to tell of a prompt that failed by itself.
+
+        Raises:
+            RuntimeError: so many did that it is not for what they say.
+        """
+        answer = self._explained(error, key)
+        if not isinstance(answer, Unreadable | OutOfMemory):
+            self._faults += 1
+            if self._faults >= FATAL_AFTER:
+                raise RuntimeError(f"{self._faults} prompts in a row have failed") from error
+        return answer
 
     def _set_budget(self, tokens: int) -> None:
         self._budget = tokens
@@ -354,6 +405,7 @@ class Batcher:
         self._rate += 0.2 * (tokens / max(seconds, 1e-6) - self._rate)
         for entry in batch:
             entry.ended = time.perf_counter()
+        self._faults = 0
         self._fine += 1
         if self._budget < self._batch_tokens and self._fine >= RECOVER_AFTER:
             self._fine = 0
@@ -381,7 +433,9 @@ class Batcher:
         for entry in list(self._entries.values()):
             if not entry.started:
                 self._settle(entry, NotReady("the service is closing", retry_after_s=5))
-        if self._pump is not None and not self._pump.done():
+        if self._pump:
             await asyncio.wait([self._pump], timeout=timeout_s)
+        if self._tasks:  # the last answers
+            await asyncio.wait(self._tasks, timeout=timeout_s)
         self._inference.shutdown(wait=False)
         self._tokenising.shutdown(wait=False)

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 import numpy as np
-from redis.exceptions import RedisError
 
 from service.batcher import LLMVector
 from service.metrics import Metrics
@@ -29,8 +28,6 @@ OPEN_S = 2.0  # how long nothing is asked before one request probes again
 JITTER = 0.1  # of a lifetime, so that what was written together does not expire together
 CLOSED, HALF_OPEN, OPEN = 0, 1, 2
 PROBE = "llmemb:probe"
-# Redis' own errors, the network's, a timeout, and what parsing makes of garbage.
-FAILED = (RedisError, OSError, ValueError, IndexError, TypeError, AssertionError)
 T = TypeVar("T")
 
 
@@ -218,15 +215,15 @@ class RedisCache:
         return self._circuit.failing
 
     async def _ask(self, question: Callable[[RedisClient], Awaitable[T]]) -> T | None:
-        """What Redis answers in time; None where it is not asked, or fails."""
-        if not self._circuit.admits():
-            return None
+        """What Redis answers in time to somebody whom the circuit has let through, or None."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 if self._client is None:
                     self._client = connect(self._url, self._timeout_s)
                 answer = await question(self._client)
-        except FAILED as error:
+        except Exception as error:
+            # Not Redis' own errors alone: a cluster's are no RedisError, and garbage makes a parser
+            # raise anything.
             self._circuit.failed(error)
             return None
         except BaseException:
@@ -240,7 +237,9 @@ class RedisCache:
         if not keys:
             return {}
         count = self._metrics.cache
-        state = self._circuit.state
+        if not self._circuit.admits():
+            count.labels("bypass").inc(len(keys))
+            return {}
 
         async def read(client: RedisClient) -> list[object]:
             answer = await client.mget(keys)
@@ -250,7 +249,7 @@ class RedisCache:
 
         stored = await self._ask(read)
         if stored is None:
-            count.labels("bypass" if state == OPEN else "error").inc(len(keys))
+            count.labels("error").inc(len(keys))
             return {}
         found: dict[str, LLMVector] = {}
         corrupt = 0
@@ -266,7 +265,7 @@ class RedisCache:
 
     async def put_many(self, values: Mapping[str, LLMVector]) -> None:
         """Keep values, if possible."""
-        if not values or self._circuit.failing:
+        if not values or self._circuit.failing or not self._circuit.admits():
             return
 
         async def write(client: RedisClient) -> None:
@@ -280,7 +279,8 @@ class RedisCache:
 
     async def check(self) -> None:
         """Ask Redis whether it is there, unless the circuit is open."""
-        await self._ask(lambda client: client.get(PROBE))
+        if self._circuit.admits():
+            await self._ask(lambda client: client.get(PROBE))
 
     async def close(self) -> None:
         """Let connections go."""
@@ -288,5 +288,5 @@ class RedisCache:
             return
         try:
             await self._client.aclose()
-        except FAILED:
+        except Exception:
             log.debug("redis connection did not close cleanly", exc_info=True)

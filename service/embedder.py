@@ -116,9 +116,6 @@ class Embedder:
         except Unreadable as error:
             field = where.format(keys.index(error.key))
             raise Invalid.field(field, "the LLM can read nothing of this text") from None
-        if fresh:
-            with self._timed("cache"):
-                await self._cache.put_many(fresh)
         self._metrics.embedded.labels("cache").inc(sum(key in found for key in keys))
         # Equal prompts of one request are run once.
         self._metrics.embedded.labels("inflight").inc(

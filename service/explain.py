@@ -12,11 +12,15 @@ from service.index import Floats
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
+MOST_ATTRIBUTES = 12  # of one item; each costs a prompt
+
 
 async def attribute_shares(
     bundle: "Bundle", embedder: Embedder, items: Sequence[Item], queries: Mapping[str, Floats]
 ) -> list[dict[str, float]]:
     """By how much each item's score falls when it is embedded without one of its attributes.
+
+    Of the first MOST_ATTRIBUTES attributes that the LLM reads.
 
     A negative share says that the item would score higher without the attribute. Shares need not
     add up to the score. An item with a single attribute that is rendered has none to leave out,
@@ -30,7 +34,7 @@ async def attribute_shares(
     """
     less: list[tuple[int, str, Item]] = []  # position, the attribute left out, the item without it
     for position, item in enumerate(items):
-        names = bundle.manifest.template.names(item)
+        names = bundle.manifest.template.names(item)[:MOST_ATTRIBUTES]
         for name in names if len(names) > 1 else []:
             rest = {each: value for each, value in item.attributes.items() if each != name}
             less.append((position, name, Item(item_id=item.item_id, attributes=rest)))

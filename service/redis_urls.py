@@ -14,10 +14,13 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
 PORT, SENTINEL_PORT = 6379, 26379
+TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
+CONNECTIONS = 4096  # above LLMEMB_MAX_REQUESTS: admission bounds them, and one too few is a failure
 
 
 class RedisClient(Protocol):
@@ -70,16 +73,21 @@ def connect(url: str, timeout_s: float) -> RedisClient:
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
+        "max_connections": CONNECTIONS,
     }
     if parts.scheme in {"redis", "rediss", "unix"}:
-        client: RedisClient = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        # Its notices of maintenance, where they are on, keep redis-py from seeing that a connection
+        # has been closed while nobody used it.
+        quiet = MaintNotificationsConfig(enabled=False)
+        client: RedisClient = Redis.from_url(
+            url, retry=Retry(NoBackoff(), 0), maint_notifications_config=quiet, **options
+        )
         return client
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    tls: dict[str, Any] = {}
     if parts.scheme.startswith("rediss"):
-        options |= {"ssl": True} | {
-            name: values[0]
-            for name, values in parse_qs(parts.query).items()
-            if name in {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"}
-        }
+        tls = {"ssl": True} | {name: query[name] for name in TLS_OPTIONS if name in query}
+    options |= tls
     who, _, _ = parts.netloc.rpartition("@")
     user, _, password = who.partition(":")
     if user:
@@ -90,12 +98,17 @@ def connect(url: str, timeout_s: float) -> RedisClient:
         nodes = [ClusterNode(host, port) for host, port in _hosts(url, PORT)]
         return _Cluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **options)
     name, _, number = parts.path.strip("/").partition("/")
+    hosts = _hosts(url, SENTINEL_PORT)
+    # They are asked one after the other, and then the server: all of it in the time for one.
+    each_s = timeout_s / (len(hosts) + 1)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        _hosts(url, SENTINEL_PORT),
+        hosts,
         sentinel_kwargs={
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
+            "socket_timeout": each_s,
+            "socket_connect_timeout": each_s,
             "retry": Retry(NoBackoff(), 0),
+            "password": query.get("sentinel_password"),
+            **tls,
         },
     )
     chosen: _Chosen = sentinel.master_for(

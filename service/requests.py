@@ -119,8 +119,8 @@ async def item_id_of(request: Request) -> str:
         Invalid: no id, too long, or with a control character.
     """
     raw: bytes = request.scope["raw_path"]
-    _, found, encoded = raw.partition(ITEM_PREFIX)
-    if not found:
+    encoded = raw.removeprefix(ITEM_PREFIX)
+    if encoded == raw:
         raise Malformed("the path must say /items/ without percent signs in it")
     if re.search(rb"%(?![0-9a-fA-F]{2})", encoded):
         raise Malformed("the item id in the path has a % that no two hex digits follow; send %25")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -30,6 +31,7 @@ T = TypeVar("T")
 READY = "ready"
 DRAINING = "draining"
 FAILED = "failed"
+CLOSING_S = 5.0
 CHECKED_ITEMS = 8  # of the bundle, that are embedded again at start
 # The least cosine with the exported vector. Between a float32 and a bfloat16 vector of one text
 # it is above .999; between two items' vectors it is .9 to .97.
@@ -161,6 +163,7 @@ class Serving:
             settings.batch_wait_ms / 1000,
             settings.max_queue_tokens,
             metrics,
+            cache.put_many,
             start_thread=lambda: use_threads(None),
         )
         # The small models are done before a second thread has woken up; and numpy's products on
@@ -187,8 +190,12 @@ class Serving:
         if parts:
             await parts.batcher.close()
             for thread in parts.threads:
-                thread.shutdown()
-            parts.store.close()
+                thread.shutdown(wait=False)
+            # What is being written is answered before; a disk that hangs holds nobody up.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING_S):
+                    await asyncio.to_thread(parts.disk.shutdown)
+                    parts.store.close()
             await parts.cache.close()
 
 

@@ -138,8 +138,8 @@ async def ready(serving: Annotated[Serving, Depends(serving_of)]) -> Ready:
 
     Redis is not needed: without it the service is ready and `degraded` says `cache`.
     """
-    if serving.phase != READY:
-        raise NotReady(serving.phase, retry_after_s=2)
+    if serving.phase != READY or serving.illness:
+        raise NotReady(serving.illness or serving.phase, retry_after_s=2)
     parts = serving.parts
     await parts.cache.check()
     return Ready(

@@ -20,7 +20,7 @@ router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
-MAX_EXPLAINED = 25  # items whose attributes are explained in one answer
+MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
 LARGEST = 1e15  # in a query vector; products of such are still 32-bit floats
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
@@ -110,6 +110,10 @@ class SearchResponse(BaseModel):
     bundle: str
     view: str
     items: list[ScoredItem]
+    degraded: list[str] = Field(
+        [], description="`fewer_than_k`: no more items are allowed.", examples=[[]]
+    )
+    took_ms: float = 0.0
 
 
 @router.post(
@@ -184,6 +188,7 @@ async def search(
 
     For a recommender of one's own: its user vector in, item ids out.
     """
+    started = time.perf_counter()
     view = parts.bundle.views.get(query.view)
     if view is None:
         raise Invalid.field("view", f"must be one of {', '.join(parts.bundle.views)}", query.view)
@@ -202,4 +207,6 @@ async def search(
         bundle=parts.bundle.bundle_hash,
         view=view.name,
         items=[ScoredItem(item_id=item_id, score=score) for item_id, score in found],
+        degraded=["fewer_than_k"] * (len(found) < query.k),
+        took_ms=round(1000 * (time.perf_counter() - started), 3),
     )

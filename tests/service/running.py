@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.protocol import BoundedProtocol
 from service.serving import Parts
 from service.settings import read_settings
 
@@ -101,7 +102,7 @@ def in_this_process(bundle: Path, catalogue: Path, **settings: object) -> Iterat
     app = create_app(read_settings(bundle=bundle, catalogue_dir=catalogue, **settings))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False)
+    config = uvicorn.Config(app, log_config=None, access_log=False, http=BoundedProtocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

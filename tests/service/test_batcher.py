@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +11,7 @@ from models.encoder import Encoded, Tokens
 from models.item import InvalidItem
 from models.prompt import Prompt
 from service import batcher as module
-from service.batcher import Batcher, Unreadable
+from service.batcher import Batcher, LLMVector, Unreadable
 from service.errors import NotReady, Overloaded
 from service.metrics import Metrics
 
@@ -55,6 +55,7 @@ class Reader:
         wait_s: float = 0.05,
         max_queue_tokens: int = 200,
         metrics: Metrics | None = None,
+        **options: Any,  # noqa: ANN401 - Batcher's own
     ) -> Batcher:
         return Batcher(
             self.tokenise,
@@ -64,6 +65,7 @@ class Reader:
             wait_s,
             max_queue_tokens,
             metrics or Metrics(),
+            **options,
         )
 
 
@@ -247,20 +249,107 @@ def test_a_full_queue_refuses_and_says_when_to_return(reader: Reader) -> None:
         reader.gate.clear()
         waiting = asyncio.ensure_future(encode(batcher, "a" * 45))
         await until(lambda: batcher.running_s > 0)
+        fits = asyncio.ensure_future(encode(batcher, "b" * 20))  # the queue is not yet full
+        await until(lambda: batcher._queued == 65)
         with pytest.raises(Overloaded) as refused:
-            await encode(batcher, "b" * 6)
-        fits = asyncio.ensure_future(encode(batcher, "c" * 5))
+            await encode(batcher, "c")
         joins = asyncio.ensure_future(encode(batcher, "a" * 45))  # costs nothing
-        await until(lambda: batcher._queued == 50)
+        await asyncio.sleep(0)
         reader.gate.set()
-        assert await asyncio.gather(waiting, fits, joins) == [[45], [5], [45]]
+        assert await asyncio.gather(waiting, fits, joins) == [[45], [20], [45]]
         return refused.value
 
     error = run(batcher, work)
 
     assert error.retry_after_s is not None
     assert 1 <= error.retry_after_s <= 60
-    assert "45 tokens are waiting and at most 50 may" in str(error)
+    assert "65 tokens are waiting, and 50 are the most" in str(error)
+
+
+def test_what_leaves_before_it_is_tokenised_counts_until_then_and_is_not_tokenised(
+    reader: Reader,
+) -> None:
+    batcher = reader.batcher()
+    tokenised: list[str] = []
+    gate = threading.Event()
+
+    def slowly(prompts: Sequence[Prompt]) -> list[Tokens]:
+        gate.wait(10)
+        tokenised.extend(prompt.body for prompt in prompts)
+        return reader.tokenise(prompts)
+
+    batcher._tokenise_prompts = slowly
+
+    async def work() -> tuple[int, list[float]]:
+        first = asyncio.ensure_future(encode(batcher, "first"))
+        await asyncio.sleep(0.05)  # it is being tokenised
+        leaves = asyncio.ensure_future(encode(batcher, "leaves", "stays"))
+        await asyncio.sleep(0)
+        stays = asyncio.ensure_future(encode(batcher, "stays"))
+        await asyncio.sleep(0)
+        leaves.cancel()
+        await asyncio.gather(leaves, return_exceptions=True)
+        queued = batcher._queued
+        gate.set()
+        await first
+        return queued, await stays
+
+    queued, stayed = run(batcher, work)
+
+    assert queued == 16
+    assert stayed == [5]
+    assert tokenised == ["first", "stays"]
+    assert batcher._queued == 0
+
+
+def test_what_was_made_is_kept_even_if_another_prompt_of_the_request_fails(
+    reader: Reader,
+) -> None:
+    kept: list[str] = []
+
+    async def keep(made: Mapping[str, LLMVector]) -> None:
+        kept.extend(made)
+
+    batcher = reader.batcher(batch_tokens=100, keep=keep)
+    (failed,) = queued(reader, batcher, ["a", "infinite", "b"])
+
+    assert isinstance(failed, Unreadable)
+    assert sorted(kept) == ["a", "b", "first"]
+
+
+def test_a_device_that_fails_every_prompt_counts_as_dead(reader: Reader) -> None:
+    batcher = reader.batcher()
+
+    def broken(*_: object) -> Encoded:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    batcher._encode = broken
+
+    async def work() -> list[Any]:
+        asked = [encode(batcher, f"prompt {number}") for number in range(module.FATAL_AFTER)]
+        return [(await asyncio.gather(each, return_exceptions=True))[0] for each in asked]
+
+    errors = run(batcher, work)
+
+    assert [type(error) for error in errors[:-1]] == [RuntimeError] * (module.FATAL_AFTER - 1)
+    assert isinstance(errors[-1], NotReady)
+    assert not batcher.alive
+
+
+def test_a_thread_that_cannot_start_counts_as_dead(reader: Reader) -> None:
+    def fail() -> None:
+        raise OSError("no more threads")
+
+    batcher = reader.batcher(start_thread=fail)
+
+    async def work() -> list[Any]:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        return list(await asyncio.gather(encode(batcher, "x"), return_exceptions=True))
+
+    (error,) = run(batcher, work)
+
+    assert isinstance(error, NotReady)
+    assert not batcher.alive
 
 
 def test_what_no_retry_could_cure_is_not_refused_as_too_much(reader: Reader) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,17 @@ from redis.asyncio.connection import SSLConnection
 
 from service import cache as module
 from service.batcher import LLMVector
-from service.cache import CLOSED, HALF_OPEN, OPEN, Circuit, MemoryCache, cache_key, pack, unpack
+from service.cache import (
+    CLOSED,
+    HALF_OPEN,
+    OPEN,
+    Circuit,
+    MemoryCache,
+    RedisCache,
+    cache_key,
+    pack,
+    unpack,
+)
 from service.metrics import Metrics
 from service.redis_urls import connect
 from tests.service.conftest import RedisServer, Serve
@@ -187,6 +198,45 @@ def test_a_cluster_keeps_values_too(serve: Serve, tmp_path: Path) -> None:
         found = [[each["cached"] for each in client.embed(*both)["results"]] for _ in range(2)]
 
     assert found == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "redis+sentinel"])
+def test_without_any_node_everything_is_answered(serve: Serve, scheme: str) -> None:
+    client = serve(redis_url=f"{scheme}://127.0.0.1:{free_port()}/cache")
+
+    assert [client.embed(FILM)["results"][0]["cached"] for _ in range(4)] == [False] * 4
+    assert client.get("/health/ready").json()["degraded"] == ["cache"]
+    assert client.metric("llmemb_cache_circuit_state") == OPEN
+
+
+def looked_up(server: RedisServer, count: int, meanwhile: Callable[[], None]) -> list[int]:
+    """How many values each of some look-ups at once finds of one that is there."""
+
+    async def work() -> list[int]:
+        cache = RedisCache(server.url, 2.0, 1000, 4, Metrics())
+        await cache.put_many({"key": VALUE})
+        await asyncio.gather(*(cache.get_many(["key"]) for _ in range(8)))
+        meanwhile()
+        await asyncio.sleep(0.1)
+        found = await asyncio.gather(*(cache.get_many(["key"]) for _ in range(count)))
+        await cache.close()
+        return [len(each) for each in found]
+
+    return asyncio.run(work())
+
+
+def test_as_many_look_ups_as_requests_are_let_in_find_a_connection(
+    redis_server: RedisServer,
+) -> None:
+    assert looked_up(redis_server, 256, lambda: None) == [1] * 256
+
+
+def test_connections_that_were_closed_meanwhile_are_no_failures(redis_server: RedisServer) -> None:
+    def kill() -> None:
+        with redis.Redis(port=redis_server.port) as direct:
+            direct.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    assert looked_up(redis_server, 8, kill) == [1] * 8
 
 
 def test_a_tls_address_is_asked_over_tls() -> None:

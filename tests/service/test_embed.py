@@ -162,20 +162,20 @@ def stalled(client: Client) -> Iterator[None]:
 
 
 def test_more_waiting_tokens_than_allowed_are_refused_at_once(serve: Serve) -> None:
-    client = serve(max_queue_tokens=700, cache_items=0)
+    client = serve(max_queue_tokens=500, cache_items=0)
     bodies = [{"items": FILMS[start : start + 4]} for start in (0, 4, 8)]  # 70 letters each
 
-    with stalled(client), ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(3) as pool, stalled(client):
         answers = [pool.submit(client.post, "/embed", json=body) for body in bodies]
         while sum(answer.done() for answer in answers) < 1:
             time.sleep(0.01)
         (refused,) = [each.result() for each in answers if each.done()]
         assert client.metric("llmemb_queue_tokens") > 500
 
-        assert refused.status_code == 429
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.json()["type"] == "urn:llmemb:overloaded"
-        assert client.metric('llmemb_rejected_total{reason="queue_full"}') == 1
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["type"] == "urn:llmemb:overloaded"
+    assert client.metric('llmemb_rejected_total{reason="queue_full"}') == 1
 
 
 def test_what_is_cached_is_answered_however_full_the_queue_is(serve: Serve) -> None:
