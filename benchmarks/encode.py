@@ -265,6 +265,8 @@ def infinity(python: str, llm: Path) -> Iterator[list[Way]]:
                             f"infinity-emb ended:\n{log.read_text()[-2000:]}"
                         ) from None
                     time.sleep(1)
+            else:
+                raise SystemExit("infinity-emb does not answer after two minutes")
             yield [
                 Way(
                     "infinity-emb, bfloat16, batches of 32",
