@@ -29,18 +29,20 @@ test: ## install, then run the tests; they are offline
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m cluster
 
 check: extras := service,training,test,dev
-check: ## install, then lint, check the format and the types
+check: ## install, then lint, check the format and the types, look for what is not safe
 	$(install)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy --strict models training service
+	$(python) -m bandit -q -r -c pyproject.toml --severity-level medium models training service scripts
+	$(python) scripts/audit.py
 
 serve: extras := service
 serve: ## serve BUNDLE (default runs/demo/bundle) on PORT (default 8000)
 	$(install)
 	$(python) -m service --bundle $(BUNDLE) --port $(PORT)
 
-bench: extras := service,training,test
+bench: extras := service,training,test,bench
 bench: ## install, then measure; figures depend on the machine
 	$(install)
 	$(python) -m benchmarks

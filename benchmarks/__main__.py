@@ -9,6 +9,7 @@ ALL = {
     "quality": [],  # of MovieLens-100K, three seeds
     "recall": ["--set", f"folder={DEMO}"],
     "kills": ["--bundle", str(DEMO / "bundle")],
+    "serve": ["all", "--bundle", str(DEMO / "bundle")],
 }
 
 

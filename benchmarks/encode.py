@@ -6,15 +6,8 @@ bfloat16 matrix product.
 """
 
 import argparse
-import json
-import os
-import shutil
-import socket
 import statistics
-import subprocess
-import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -25,15 +18,13 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.figures import machine, record
+from benchmarks.serving.servers import BATCH, embeddings, infinity
 from models.encoder import Encoder
 from models.prompt import Prompt
 from training.config import read_config
 from training.fetch import llm_folder
 from training.prepare import prepare, read_prepared
 from training.recipe import Run
-
-BATCH = 32
-SERVED = "llm"  # what infinity-emb is told to call it
 
 
 class Way(NamedTuple):
@@ -82,7 +73,7 @@ def main() -> None:
     others = [plain_transformers(llm), *sentence_transformers(llm)]
     server: AbstractContextManager[list[Way]] = nullcontext([])
     if given.infinity:
-        server = infinity(given.infinity, llm)
+        server = served_by_infinity(given.infinity, llm)
     with server as served:
         others += served
         others = [way for way in others if not given.only or way.label in given.only]
@@ -223,72 +214,22 @@ def matmul_ceiling() -> float:
 
 
 @contextmanager
-def infinity(python: str, llm: Path) -> Iterator[list[Way]]:
-    """An infinity-emb server of the same LLM on loopback; the way that asks it, in a list.
+def served_by_infinity(python: str, llm: Path) -> Iterator[list[Way]]:
+    """An infinity-emb server of the same LLM; the way that asks it, in a list.
 
     It is asked for 32 texts at a time, one request after the other.
-
-    It pins a transformers that reads another layout: it gets a copy of the LLM with the fields
-    where that one looks for them.
     """
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        copy = Path(folder) / "llm"
-        shutil.copytree(llm, copy)
-        config = json.loads((copy / "config.json").read_text())
-        config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 10000.0)
-        (copy / "config.json").write_text(json.dumps(config))
-        tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
-        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-        tokenizer.setdefault("pad_token", tokenizer.get("eos_token"))
-        (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = [str(Path(python).with_name("infinity_emb")), "v2", "--model-id", str(copy)]
-        command += ["--engine", "torch", "--device", "cpu", "--dtype", "bfloat16"]
-        command += ["--batch-size", str(BATCH), "--no-bettertransformer", "--no-model-warmup"]
-        command += ["--served-model-name", SERVED]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"}
-        log = Path(folder) / "log"
-        with log.open("w") as lines:
-            server = subprocess.Popen(command, env=os.environ | quiet, stdout=lines, stderr=lines)
-        address = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(120):
-                try:
-                    ask(address, ["warm"])
-                    break
-                except OSError:
-                    if server.poll() is not None:
-                        raise SystemExit(
-                            f"infinity-emb ended:\n{log.read_text()[-2000:]}"
-                        ) from None
-                    time.sleep(1)
-            else:
-                raise SystemExit("infinity-emb does not answer after two minutes")
-            yield [
-                Way(
-                    "infinity-emb, bfloat16, batches of 32",
-                    "infinity",
-                    lambda prompts: [
-                        ask(address, [prompt.text for prompt in some]) for some in batches(prompts)
-                    ],
-                )
-            ]
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def ask(address: str, texts: list[str]) -> object:
-    """Vectors of some texts from a server that speaks OpenAI's protocol."""
-    body = json.dumps({"model": SERVED, "input": texts}).encode()
-    request = urllib.request.Request(
-        f"{address}/embeddings", body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
+    with infinity(python, llm) as server:
+        yield [
+            Way(
+                "infinity-emb, bfloat16, batches of 32",
+                "infinity",
+                lambda prompts: [
+                    embeddings(server, [prompt.text for prompt in some])
+                    for some in batches(prompts)
+                ],
+            )
+        ]
 
 
 if __name__ == "__main__":

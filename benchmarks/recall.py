@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks.figures import record
 from models.bundle import Bundle
-from service.batcher import Batcher
 from service.metrics import Metrics
 from service.recommender import Recommender
 from service.store import CatalogueStore
@@ -43,10 +42,9 @@ def main() -> None:
     metrics = Metrics()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as searches:
         store = CatalogueStore.open(Path(folder), bundle)
-        batcher = Batcher(bundle.encode, 4096, 0.0, 4096, metrics)
 
         def recommended(score_all: int) -> list[set[str]]:
-            recommender = Recommender(bundle, store, batcher, searches, metrics, score_all)
+            recommender = Recommender(bundle, store, searches, metrics, score_all)
 
             async def ask() -> list[set[str]]:
                 found = [await recommender.recommend(history, K, [], True) for history in histories]
@@ -55,7 +53,6 @@ def main() -> None:
             return asyncio.run(ask())
 
         everything, candidates = recommended(len(catalogue)), recommended(0)
-        batcher.close()
         store.close()
     found = [len(all_ & few) / len(all_) for all_, few in zip(everything, candidates, strict=True)]
     recall = float(np.mean(found))

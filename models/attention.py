@@ -60,15 +60,30 @@ class AttentionLayer(nn.Module):
         )
         self.drop = Dropout(dropout)
 
-    def forward(self, items: Tensor, visible: Tensor) -> Tensor:
-        """Items (B, L, D), each having read those that are visible to it (B or 1, 1, L, L)."""
-        batch, length, dim = items.shape
-        qkv = self.qkv(self.attention_norm(items))
-        query, key, value = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    def forward(self, items: Tensor, visible: Tensor, latest_alone: bool = False) -> Tensor:
+        """Items (B, L, D), each having read those that are visible to it (B or 1, 1, L, L).
+
+        Args:
+            latest_alone: whether only what the latest one becomes is wanted, (B, 1, D), which is
+                a fraction of the work.
+        """
+        batch, _, dim = items.shape
+        normed = self.attention_norm(items)
+        if latest_alone:
+            items, visible = items[:, -1:], visible[..., -1:, :]
+            query = functional.linear(normed[:, -1:], self.qkv.weight[:dim], self.qkv.bias[:dim])
+            rest = functional.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:])
+            key, value = rest.chunk(2, dim=-1)
+        else:
+            query, key, value = self.qkv(normed).chunk(3, dim=-1)
+        query, key, value = (
+            each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (query, key, value)
+        )
         mixed = functional.scaled_dot_product_attention(  # (B, H, L, D / H)
             query, key, value, attn_mask=visible
         )
-        items = items + self.drop(self.out(mixed.transpose(1, 2).reshape(batch, length, dim)))
+        mixed = mixed.transpose(1, 2).reshape(batch, -1, dim)
+        items = items + self.drop(self.out(mixed))
         fed: Tensor = items + self.drop(self.feed(self.feed_norm(items)))
         return fed
 

@@ -28,7 +28,15 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from models.encoder import BATCH_TOKENS, Attention, DTypeName, Encoded, Encoder, dtype_name
+from models.encoder import (
+    BATCH_TOKENS,
+    Attention,
+    DTypeName,
+    Encoded,
+    Encoder,
+    Tokens,
+    dtype_name,
+)
 from models.item import Catalogue, Item, read_items, write_items
 from models.llm import defining_files, fingerprint, fingerprint_folder, sha256_of
 from models.manifest import (
@@ -53,6 +61,9 @@ from models.scorer import Floats, Scorer, ViewStatistics
 from models.sequence import build, last_states
 
 __all__ = ["Bundle", "BundleError", "TrainedView", "write_bundle"]
+
+
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -214,6 +225,17 @@ def write_bundle(
     return manifest
 
 
+def use_threads(count: int | None) -> None:
+    """Let what torch runs on the calling thread use this many threads; None is torch's choice.
+
+    Other threads are not touched, but each should say what it wants: torch's default for a thread
+    that says nothing is what another one said last.
+    """
+    # Torch sets a thread up when it is first asked anything, and that would undo what is set here.
+    torch.get_num_threads()
+    torch.set_num_threads(count or DEFAULT_THREADS)
+
+
 def _contiguous(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
 
@@ -229,8 +251,8 @@ def _fsync(path: Path) -> None:
 class Bundle:
     """A bundle in memory: numpy in, numpy out. Made by Bundle.open.
 
-    `encode` and `states` run torch and are not to be called from two threads at once; the
-    rest is read-only.
+    Nothing here changes, so that threads may share it, with one exception: `tokenise` and
+    `encode_tokens` are each to be called from one thread at a time, which may be two.
 
     Attributes:
         manifest: what manifest.json says.
@@ -394,6 +416,23 @@ class Bundle:
         """
         return self._encoder.encode(prompts, batch_tokens)
 
+    def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
+        """Token ids of prompts; see models.encoder.Encoder.tokenise.
+
+        Raises:
+            InvalidItem: the LLM's tokenizer finds nothing in a prompt.
+        """
+        return self._encoder.tokenise(prompts)
+
+    def encode_tokens(self, tokens: Sequence[Tokens], batch_tokens: int = BATCH_TOKENS) -> Encoded:
+        """LLM vectors of what `tokenise` gave; see models.encoder.Encoder.encode_tokens.
+
+        Raises:
+            OutOfMemory: a batch does not fit.
+            FloatingPointError: the LLM gave a vector that is not finite.
+        """
+        return self._encoder.encode_tokens(tokens, batch_tokens)
+
     def project(self, llm_vectors: Floats) -> dict[str, Floats]:
         """Item vectors (n, W) of LLM vectors (n, d_llm), of each view that is made of them.
 
@@ -433,19 +472,14 @@ class Bundle:
             found.append(views)
         return found
 
-    def following(self, history: Sequence[str]) -> dict[str, float]:
-        """Neighbour scores of the training items that follow a history, oldest first, by id.
+    def following(self, history: Sequence[str]) -> tuple[NDArray[np.int32], Floats]:
+        """Rows (m,) of the training items that follow a history, oldest first, and their scores.
 
-        Every other item's is 0. See models.neighbours.Neighbours.scores.
+        Every other item's score is 0. See models.neighbours.Neighbours.scores.
         """
         if self._neighbours is None:
-            return {}
-        known = [self.catalogue.rows.get(item_id, 0) for item_id in history]
-        rows, scores = self._neighbours.scores(known)
-        return {
-            self.catalogue[row - 1].item_id: score
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-        }
+            return np.empty(0, np.int32), np.empty(0, np.float32)
+        return self._neighbours.scores([self.catalogue.rows.get(each, 0) for each in history])
 
     @property
     def open_views(self) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from typing_extensions import TypeAliasType
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x1f\x7f]")
 MAX_ID_BYTES = 512
 MAX_ATTRIBUTES = 64
 MAX_DEPTH = 4  # a list of category paths is 2 deep; deeper nesting is no attribute any more
@@ -36,7 +39,7 @@ def _check(value: object, path: str, depth: int = 0) -> None:
         raise ValueError(f"{path} is nested deeper than {MAX_DEPTH} lists")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path} is {value}; numbers must be finite")
-    if isinstance(value, str) and any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+    if isinstance(value, str) and SURROGATE.search(value):
         raise ValueError(f"{path} holds half a surrogate pair, which is no text")
     if isinstance(value, list):
         for position, part in enumerate(value):
@@ -62,7 +65,7 @@ class Item(BaseModel):
         _check(value, "item_id")
         if len(value.encode()) > MAX_ID_BYTES:
             raise ValueError(f"item_id is longer than {MAX_ID_BYTES} bytes")
-        if any(ord(c) < 32 or ord(c) == 127 for c in value):
+        if CONTROL.search(value):
             raise ValueError("item_id holds a control character")
         return value
 

@@ -42,8 +42,11 @@ class SASRec(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.drop = Dropout(dropout)
 
-    def states(self, items: Tensor, valid: Tensor) -> Tensor:
+    def states(self, items: Tensor, valid: Tensor, latest_alone: bool = False) -> Tensor:
         """The state after every step (B, L, D); step t has seen items[:, :t + 1], no padding.
+
+        Args:
+            latest_alone: whether to give the last of them only, (B, 1, D).
 
         Raises:
             ValueError: the shapes disagree, or the history is longer than max_history.
@@ -55,14 +58,14 @@ class SASRec(nn.Module):
         # A padded position sees itself, so that no row of the softmax is empty (NaN).
         itself = torch.eye(length, dtype=torch.bool, device=items.device)
         visible = ((causal & valid[:, None, :]) | itself)[:, None]  # (B, 1, L, L)
-        for layer in self.layers:
-            states = layer(states, visible)
+        for position, layer in enumerate(self.layers, 1):
+            states = layer(states, visible, latest_alone and position == len(self.layers))
         normed: Tensor = self.norm(states)
         return normed
 
     def forward(self, items: Tensor, valid: Tensor) -> Tensor:
         """The state after the latest item (B, D); see models.sequence.SequenceModel."""
-        return self.states(items, valid)[:, -1]
+        return self.states(items, valid, latest_alone=True)[:, -1]
 
     def predictions(self, items: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Every step's state, to find the next item; see models.sequence.SequenceModel."""

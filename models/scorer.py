@@ -30,6 +30,38 @@ class ViewStatistics:
         return cls(mean.astype(np.float32), covariance.astype(np.float32))
 
 
+@dataclass(frozen=True)
+class Stacked:
+    """Candidates as one product scores them; made by `stack`.
+
+    Attributes:
+        views: their names, in the order of the columns.
+        vectors: (n, M) float32, the vectors of all views side by side, zeros where an item lacks
+            one, and behind them a column for each view that is 1 where an item has it.
+        lacking: (m,) the items that lack a view.
+        absent: (V, m) float32, 1 where such an item lacks a view.
+    """
+
+    views: tuple[str, ...]
+    vectors: Floats
+    lacking: NDArray[np.int64]
+    absent: Floats
+
+
+def stack(tables: Mapping[str, Floats], present: Mapping[str, NDArray[np.bool_]]) -> Stacked:
+    """Candidates with, in each view, vectors (n, W); rows of absent items are ignored."""
+    views = tuple(tables)
+    has = np.stack([present[view] for view in views])  # (V, n)
+    vectors = np.concatenate([*tables.values(), has.T], axis=1, dtype=np.float32)
+    start = 0
+    for view in views:
+        end = start + tables[view].shape[1]
+        vectors[~present[view], start:end] = 0.0
+        start = end
+    lacking = np.flatnonzero(~has.all(axis=0))
+    return Stacked(views, vectors, lacking, (~has[:, lacking]).astype(np.float32))
+
+
 class Scorer:
     """Sums, over the views an item has, its standardised score in each, and its neighbour score.
 
@@ -81,7 +113,7 @@ class Scorer:
         queries = {}
         for view, state in states.items():
             covariance = self.statistics[view].covariance
-            variance = np.einsum("bi,ij,bj->b", state, covariance, state, optimize=True)
+            variance = ((state @ covariance) * state).sum(axis=1)
             scale = np.sqrt(np.maximum(variance, 0.0))
             inverse = np.divide(
                 self.weights[view], scale, where=scale > 0, out=np.zeros_like(scale)
@@ -105,21 +137,37 @@ class Scorer:
         """
         if not queries:
             raise ValueError("a score needs at least one view")
-        # Items that lack a view, with the factors, apart: usually they are few, or none.
-        lacking = np.flatnonzero(~np.logical_and.reduce([present[view] for view in queries]))
-        rows, items = len(next(iter(queries.values()))), len(next(iter(present.values())))
-        scores: Floats = np.zeros((rows, items), np.float32)
-        partial: Floats = np.zeros((rows, len(lacking)), np.float32)
-        incomplete = np.zeros(partial.shape, bool)
-        for view, query in queries.items():
-            found = query @ candidates[view].T  # (B, n)
-            found -= (query @ self.statistics[view].mean)[:, None]
-            found[:, ~present[view]] = 0.0
-            scores += found
-            partial += found[:, lacking] * np.float32(self.partial_factors[view])
+        few = {view: candidates[view] for view in queries}
+        return self.score_stacked(queries, stack(few, present), following)
+
+    def score_stacked(
+        self, queries: Mapping[str, Floats], candidates: Stacked, following: Floats | None = None
+    ) -> Floats:
+        """As `score`, of candidates that are stacked already, in the views of the queries."""
+        told = np.stack([queries[view].any(axis=1) for view in candidates.views], axis=1)  # (B, V)
+        scores: Floats = self._side_by_side(queries, candidates.views) @ candidates.vectors.T
+        if len(candidates.lacking):
+            # Items that lack a view, with the factors: usually they are few, or none.
+            scaled = self._side_by_side(queries, candidates.views, self.partial_factors)
+            partial = scaled @ candidates.vectors[candidates.lacking].T
             # Where the history has no such view, nobody is scored in it, so nobody lacks it.
-            incomplete |= np.any(query, axis=1)[:, None] & ~present[view][lacking]
-        scores[:, lacking] = np.where(incomplete, partial, scores[:, lacking])
+            incomplete = told.astype(np.float32) @ candidates.absent > 0
+            whole = scores[:, candidates.lacking]
+            scores[:, candidates.lacking] = np.where(incomplete, partial, whole)
         if following is not None and self.neighbours_weight:
             scores += np.float32(self.neighbours_weight) * following
         return scores
+
+    def _side_by_side(
+        self,
+        queries: Mapping[str, Floats],
+        views: tuple[str, ...],
+        factors: Mapping[str, float] | None = None,
+    ) -> Floats:
+        """Queries (B, M) for Stacked.vectors: s of each view, and -(s . mean) of each."""
+        parts = [queries[view] * np.float32((factors or {}).get(view, 1.0)) for view in views]
+        means = [
+            -(part @ self.statistics[view].mean)[:, None]
+            for view, part in zip(views, parts, strict=True)
+        ]
+        return np.concatenate([*parts, *means], axis=1)

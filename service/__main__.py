@@ -9,10 +9,14 @@ import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
+from service.admission import Admission
 from service.app import create_app
+from service.logs import configure
 from service.serving import Serving
 from service.settings import BadSettings, Settings, read_settings, reference
+from service.tracing import open_tracing
 
 BAD_SETTINGS = 2
 FAILED = 1
@@ -21,16 +25,24 @@ EPILOG = """Every setting is an environment variable; a flag wins over it:
 {}
 
 GET /docs shows the API. Stop with SIGTERM: readiness says `draining` for
-LLMEMB_DRAIN_DELAY_S, then requests in flight are finished and the process exits with 0.
+LLMEMB_DRAIN_DELAY_S, then requests in flight are finished within LLMEMB_DRAIN_LIMIT_S, those
+that are not are answered with 503, and the process exits with 0.
 """
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that says `draining` for a while before it closes its port, and then exits with 0."""
+    """Uvicorn that says `draining` for a while before it closes its port."""
 
-    def __init__(self, config: uvicorn.Config, serving: Serving, drain_delay_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        serving: Serving,
+        admission: Admission,
+        drain_delay_s: float,
+    ) -> None:
         super().__init__(config)
         self._serving = serving
+        self._admission = admission
         self._drain_delay_s = drain_delay_s
         self._stop_at = math.inf
 
@@ -44,6 +56,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop; uvicorn asks ten times a second."""
         if self._serving.failure or time.monotonic() >= self._stop_at:
+            self._admission.close()
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -63,14 +76,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _end(sentence: str, status: int) -> None:
-    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.write(f"{sentence}\n" if sentence else "")
     sys.stderr.flush()
-    # Without the interpreter's own end: a thread that still loads would hold it up.
+    # Without the interpreter's own end: a thread that still works would hold it up.
     os._exit(status)
 
 
-def _serve(settings: Settings) -> None:
-    app = create_app(settings)
+def _serve(app: FastAPI, settings: Settings) -> None:
     serving: Serving = app.state.serving
     config = uvicorn.Config(
         app,
@@ -79,9 +91,9 @@ def _serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.request_timeout_s) + 5,
+        timeout_graceful_shutdown=math.ceil(settings.drain_limit_s),
     )
-    server = Server(config, serving, settings.drain_delay_s)
+    server = Server(config, serving, app.state.admission, settings.drain_delay_s)
     try:
         server.run()
     except SystemExit:  # uvicorn has logged why, as when the port is taken
@@ -90,6 +102,9 @@ def _serve(settings: Settings) -> None:
         _end(serving.failure, FAILED)
     if serving.loading:
         _end("stopped while starting", 0)
+    logging.shutdown()
+    # A forward pass that nobody waits for any more may still run.
+    _end("", 0)
 
 
 def main() -> None:
@@ -102,14 +117,12 @@ def main() -> None:
             port=arguments.port,
             catalogue_dir=arguments.catalogue,
         )
+        configure(settings.log_level, settings.log_format)
+        app = create_app(settings, open_tracing(os.environ))
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(BAD_SETTINGS)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    _serve(settings)
+    _serve(app, settings)
 
 
 if __name__ == "__main__":

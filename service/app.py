@@ -9,25 +9,41 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from service import version
+from service.admission import Admission
+from service.auth import is_open, read_keys
 from service.edge import Edge
-from service.errors import MEDIA_TYPE, answer_errors
+from service.errors import MEDIA_TYPE, OPENAI_FOLDER, REASON, OpenAIError, answer_errors
+from service.gate import DEADLINE, Gate
 from service.metrics import Metrics
-from service.routes import embed, health, items, recommend
+from service.routes import docs, embed, health, items, openai, recommend
 from service.serving import Serving
 from service.settings import Settings
+from service.tracing import Tracing
 
 DESCRIPTION = """Embeddings for sequential recommenders, from item attributes.
 
 `POST /embed` turns attributes into vectors. `PUT /items/{id}` adds an item to the catalogue;
 `POST /recommend` ranks the catalogue for a user's history, `POST /search` for a vector.
-Errors are `application/problem+json` (RFC 9457).
+Errors are `application/problem+json` (RFC 9457). `/v1/` speaks as OpenAI's embeddings do.
 """
 
+KEYS = "An API key, where the service has any; `read` and `write` are scopes of it."
+REFUSED_AT_THE_GATE = (400, 401, 403, 429, 504)  # whatever the route
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app; once it runs it loads in the background, and says 503 until that is done."""
+
+def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
+    """The app; once it runs it loads in the background, and says 503 until that is done.
+
+    Args:
+        tracing: where spans go; closed with the app.
+
+    Raises:
+        BadSettings: the file of API keys cannot be used.
+    """
+    keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
     metrics = Metrics()
     serving = Serving(settings, metrics)
 
@@ -37,31 +53,56 @@ def create_app(settings: Settings) -> FastAPI:
         threading.Thread(target=serving.load, name="load", daemon=True).start()
         yield
         await serving.close()
+        if tracing:
+            tracing.close()
 
     app: FastAPI = FastAPIOffline(
+        docs_url=None,
         redoc_url=None,
         title="LLMEmb",
         version=version(),
         description=DESCRIPTION,
         lifespan=life,
         redirect_slashes=False,
+        # FastAPI's own would send messages of exceptions, which may quote a request, and knows
+        # nothing of what service.gate refuses.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.serving = serving
     app.state.metrics = metrics
-    for module in (embed, recommend, items, health):
+    paths: list[str] = []
+    for module in (embed, recommend, items, openai, health):
         app.include_router(module.router)
         for route in module.router.routes:
             assert isinstance(route, APIRoute)  # noqa: S101
+            path = route.path.replace(":path}", "}")
+            paths.append(path)
             for method in route.methods or ():
-                path = route.path.replace(":path}", "}")
                 metrics.expect_route(method, path, route.status_code or 200)
+    app.include_router(docs.router)
     answer_errors(app)
+    app.state.admission = Admission(
+        settings.max_requests, settings.max_inflight_bytes, serving.retry_after_s
+    )
+    # The last one is the outermost. A browser asks without a key whether it may ask, so that
+    # question is answered before the gate; what it then asks comes to the gate as all else does.
     app.add_middleware(
-        Edge,
+        Gate,
+        keys=keys,
+        admission=app.state.admission,
         max_body_bytes=settings.max_body_bytes,
         timeout_s=settings.request_timeout_s,
         metrics=metrics,
     )
+    if settings.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "X-Request-ID", DEADLINE, "traceparent"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Edge, metrics=metrics, routes=paths, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -72,12 +113,27 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        for path in schema["paths"].values():
+        schema["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": KEYS}
+        }
+        shapes = OpenAIError.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"] |= {**shapes.pop("$defs"), "OpenAIError": shapes}
+        for name, path in schema["paths"].items():
             for operation in path.values():
+                if not is_open(name):
+                    operation["security"] = [{"key": []}, {}]
+                    for status in REFUSED_AT_THE_GATE:
+                        operation["responses"].setdefault(
+                            str(status), {"description": REASON[status]}
+                        )
+                media_type, shape = MEDIA_TYPE, "Problem"
+                if name.startswith(OPENAI_FOLDER):
+                    media_type, shape = "application/json", "OpenAIError"
+                    operation["responses"].pop("422", None)  # which is a 400 there
                 for status, response in operation["responses"].items():
                     if int(status) >= 400:
                         response["content"] = {
-                            MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}
+                            media_type: {"schema": {"$ref": f"#/components/schemas/{shape}"}}
                         }
         # `{item_id:path}` is Starlette's way to say that an id may hold slashes.
         schema["paths"] = {

@@ -1,41 +1,41 @@
-"""One thread that does all inference, in batches of a token budget."""
+"""LLM vectors of many callers' prompts: one thread, batches of a token budget, each prompt once."""
 
 import asyncio
 import logging
-import math
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models import OutOfMemory
 from models.item import InvalidItem
 from models.prompt import Prompt
 from service.errors import NotReady, Overloaded
-from service.metrics import Metrics
+from service.metrics import Metrics, add_stage
+
+if TYPE_CHECKING:
+    from models.encoder import Encoded, Tokens
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-BYTES_PER_TOKEN = 4  # of English in a 50k vocabulary; only the filling of batches depends on it
+TOKENS_PER_S = 1000.0  # until measured
+RECOVER_AFTER = 64  # batches without an out-of-memory, before a larger one is tried again
 
 
 class Unreadable(ValueError):
     """The LLM can make nothing of one prompt of several.
 
     Attributes:
-        position: of the prompt in the request.
+        key: of the prompt.
     """
 
-    def __init__(self, position: int, reason: str) -> None:
+    def __init__(self, key: str, reason: str) -> None:
         super().__init__(reason)
-        self.position = position
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -47,239 +47,341 @@ class LLMVector:
     cut: tuple[str, ...]
 
 
-class Encodes(Protocol):
-    """What models.bundle.Bundle.encode returns."""
+@dataclass(eq=False)
+class _Entry:
+    """One prompt that somebody waits for.
 
-    vectors: NDArray[np.float32]
-    tokens: NDArray[np.int32]
-    cut: list[tuple[str, ...]]
+    `answer` gets a result only, never an exception: several may wait for it, or nobody.
+    """
 
-
-@dataclass
-class _Job:
-    """One caller's prompts. The future is never set running, so that a caller can cancel it."""
-
-    results: list[LLMVector | None]
-    missing: int
-    future: "Future[list[LLMVector]]" = field(default_factory=Future)
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    job: _Job
-    position: int
+    key: str
     prompt: Prompt
-    tokens: int  # an estimate
-    since: float
+    tokens: int  # an upper bound until it is tokenised
+    answer: "asyncio.Future[LLMVector | Exception]"
+    waiters: int = 0
+    ids: "Tokens | None" = None
+    since: float = field(default_factory=time.perf_counter)
+    started: float = 0.0
+    ended: float = 0.0
 
 
 class Batcher:
-    """Encodes prompts and runs other calls on the bundle, all on one thread.
+    """Runs prompts of all callers on one thread, in batches of similar length.
 
-    Prompts of all callers queue one by one and leave in batches; a call goes before them, so
-    that a recommendation waits for at most one forward pass. An exception reaches the callers
-    whose prompt it was and nobody else. The work of a caller that was cancelled is dropped.
+    A prompt that is waiting or running is not run again for whoever else asks for it. The
+    oldest prompt is in the next batch, and those nearest to it in length fill the batch. What
+    nobody waits for any more is dropped, unless it runs already. An error reaches those who
+    asked for the very prompt that caused it. After an out-of-memory the batches are half as
+    large, for a while.
+
+    To be used from one event loop at a time.
 
     Args:
-        encode: (prompts, batch_tokens) -> Encoded; models.bundle.Bundle.encode.
-        batch_tokens: estimated tokens at which a batch is full.
-        wait_s: how long the first prompt of a batch waits for others.
-        max_waiting: prompts that may wait; more are refused with Overloaded.
+        tokenise: models.bundle.Bundle.tokenise.
+        encode: (tokens, batch_tokens) -> Encoded; models.bundle.Bundle.encode_tokens.
+        max_tokens: the most that `tokenise` makes of one prompt.
+        batch_tokens: the tokens of a batch, padding included.
+        wait_s: how long a prompt waits for others to fill a batch, where the batch before had
+            several; a prompt that comes alone does not wait.
+        max_queue_tokens: tokens that may wait or run; more are refused with Overloaded.
+        start_thread: run once on the inference thread.
     """
 
     def __init__(
         self,
-        encode: Callable[[Sequence[Prompt], int], Any],
+        tokenise: "Callable[[Sequence[Prompt]], list[Tokens]]",
+        encode: "Callable[[Sequence[Tokens], int], Encoded]",
+        max_tokens: int,
         batch_tokens: int,
         wait_s: float,
-        max_waiting: int,
+        max_queue_tokens: int,
         metrics: Metrics,
+        start_thread: Callable[[], None] | None = None,
     ) -> None:
+        self._tokenise_prompts = tokenise
         self._encode = encode
-        self._batch_tokens = batch_tokens
+        self._max_tokens = max_tokens
+        self._batch_tokens = self._budget = batch_tokens
         self._wait_s = wait_s
-        self._max_waiting = max_waiting
+        self._max_queue_tokens = max_queue_tokens
         self._metrics = metrics
-        self._changed = threading.Condition()
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_tokens = 0
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._closed = False
-        self._seconds_per_item = 0.05  # until measured
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
-        self._thread.start()
+        metrics.batch_budget.set(batch_tokens)
+        self._entries: dict[str, _Entry] = {}  # all that wait or run
+        self._ready: dict[str, _Entry] = {}  # tokenised and not yet running, oldest first
+        self._queued = 0  # tokens of _entries
+        self._last_batch = 1
+        self._fine = 0  # batches since the last out-of-memory
+        self._rate = TOKENS_PER_S
+        self._running_since: float | None = None
+        self._died = self._closed = False
+        self._filled = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pump: asyncio.Task[None] | None = None
+        self._inference = ThreadPoolExecutor(1, "inference", start_thread)
+        self._tokenising = ThreadPoolExecutor(1, "tokenise")
 
     @property
     def alive(self) -> bool:
-        """Whether work that is submitted will ever be done."""
-        return self._thread.is_alive()
+        """Whether inference can go on; False once its thread has met a fatal error."""
+        return not self._died
 
-    async def encode(self, prompts: Sequence[Prompt]) -> list[LLMVector]:
-        """LLM vectors of prompts, in their order.
+    @property
+    def running_s(self) -> float:
+        """How long the batch that runs has been running; 0 where none does."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def retry_after_s(self) -> float:
+        """When what waits now will be done, by the measured rate: 1 to 60 seconds."""
+        return min(60.0, max(1.0, self._queued / self._rate))
+
+    async def encode(self, prompts: Mapping[str, Prompt]) -> dict[str, LLMVector]:
+        """LLM vectors of prompts by key; equal keys must mean equal prompts, whoever asks.
 
         Raises:
-            Overloaded: too many prompts are waiting already.
-            NotReady: the batcher is closed.
+            Overloaded: too many tokens are waiting already.
+            NotReady: the batcher is closed, or its thread is dead.
             Unreadable: one prompt has no token, or no finite vector.
             OutOfMemory: a prompt does not fit, not even alone.
         """
         if not prompts:
-            return []
-        job = _Job([None] * len(prompts), len(prompts))
-        now = time.perf_counter()
-        entries = [
-            _Waiting(job, position, prompt, 1 + len(prompt.text) // BYTES_PER_TOKEN, now)
-            for position, prompt in enumerate(prompts)
-        ]
-        with self._changed:
-            self._admit(len(self._waiting), len(prompts))
-            self._waiting.extend(entries)
-            self._waiting_tokens += sum(entry.tokens for entry in entries)
-            self._metrics.waiting.set(len(self._waiting))
-            self._changed.notify()
-        return await asyncio.wrap_future(job.future)
+            return {}
+        wanted = {key: entry for key in prompts if (entry := self._entries.get(key))}
+        self._metrics.embedded.labels("inflight").inc(len(wanted))
+        wanted |= self._admit({key: each for key, each in prompts.items() if key not in wanted})
+        for entry in wanted.values():
+            entry.waiters += 1
+        try:
+            await asyncio.wait([entry.answer for entry in wanted.values()])
+        finally:
+            for entry in wanted.values():
+                entry.waiters -= 1
+                if not entry.waiters and not entry.started:
+                    self._forget(entry)
+        ran = [entry for entry in wanted.values() if entry.ended]
+        if ran:
+            started = min(entry.started for entry in ran)
+            add_stage("queue", started - min(entry.since for entry in ran))
+            add_stage("forward", max(entry.ended for entry in ran) - started)
+        found = {}
+        for key, entry in wanted.items():
+            answer = entry.answer.result()
+            if isinstance(answer, Exception):
+                raise answer
+            found[key] = answer
+        return found
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """What a function returns or raises that runs on the inference thread.
+    async def cuts(self, prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
+        """Of each prompt the attributes that would lose text to the limit; nothing is run.
 
         Raises:
-            Overloaded: too many calls are waiting already.
-            NotReady: the batcher is closed.
+            NotReady: the batcher is closed, or its thread is dead.
+            InvalidItem: one prompt has no token.
         """
-        future: Future[T] = Future()
-        with self._changed:
-            self._admit(len(self._calls), 1)
-            self._calls.append((function, future))
-            self._changed.notify()
-        return await asyncio.wrap_future(future)
-
-    def _admit(self, waiting: int, more: int) -> None:
-        if self._closed or not self.alive:
+        if self._closed or self._died:
             raise NotReady("no inference is running", retry_after_s=5)
-        if waiting + more > self._max_waiting:
-            seconds = min(60.0, max(1.0, waiting * self._seconds_per_item))
+        tokens = await asyncio.get_running_loop().run_in_executor(
+            self._tokenising, self._tokenise_prompts, prompts
+        )
+        return [each.cut for each in tokens]
+
+    def _admit(self, prompts: Mapping[str, Prompt]) -> dict[str, _Entry]:
+        """Queue prompts, all or none; their tokens are counted by bytes until they are known."""
+        if self._closed or self._died:
+            raise NotReady("no inference is running", retry_after_s=5)
+        if not prompts:
+            return {}
+        # No tokenizer makes more tokens than there are bytes.
+        most = {
+            key: min(len(prompt.body.encode()), self._max_tokens) for key, prompt in prompts.items()
+        }
+        if self._queued and self._queued + sum(most.values()) > self._max_queue_tokens:
+            seconds = self.retry_after_s()
             raise Overloaded(
-                f"{waiting} items are waiting and at most {self._max_waiting} may; "
-                f"come again in about {math.ceil(seconds)} s",
+                f"{self._queued} tokens are waiting and at most {self._max_queue_tokens} may; "
+                f"come again in about {seconds:.0f} s",
                 retry_after_s=seconds,
             )
+        loop = asyncio.get_running_loop()
+        fresh = {
+            key: _Entry(key, prompt, most[key], loop.create_future())
+            for key, prompt in prompts.items()
+        }
+        self._entries |= fresh
+        self._count(sum(most.values()))
+        # A task of its own: who asked first may leave, and others wait for the same prompts.
+        task = loop.create_task(self._tokenise(list(fresh.values())))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return fresh
 
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Stop after the batch that runs; what still waits fails with NotReady."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join(timeout_s)
+    def _count(self, tokens: int) -> None:
+        self._queued += tokens
+        self._metrics.queue_tokens.set(self._queued)
 
-    def _run(self) -> None:
+    def _forget(self, entry: _Entry) -> None:
+        """Let an entry go that has its answer, or whom nobody waits for."""
+        if self._entries.get(entry.key) is entry:
+            del self._entries[entry.key]
+            self._ready.pop(entry.key, None)
+            self._count(-entry.tokens)
+
+    def _settle(self, entry: _Entry, answer: LLMVector | Exception) -> None:
+        self._forget(entry)
+        if not entry.answer.done():
+            entry.answer.set_result(answer)
+
+    async def _tokenise(self, entries: Sequence[_Entry]) -> None:
+        started = time.perf_counter()
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._tokenising, self._tokenised, entries
+        )
+        self._metrics.stage.labels("tokenize").observe(time.perf_counter() - started)
+        for entry, ids in zip(entries, found, strict=True):
+            if self._entries.get(entry.key) is not entry:
+                continue  # nobody waits for it any more
+            if isinstance(ids, Exception):
+                self._settle(entry, ids)
+                continue
+            self._count(ids.own - entry.tokens)
+            entry.ids, entry.tokens = ids, ids.own
+            self._ready[entry.key] = entry
+        if sum(entry.tokens for entry in self._ready.values()) >= self._budget:
+            self._filled.set()
+        if self._ready and (self._pump is None or self._pump.done()):
+            self._pump = asyncio.get_running_loop().create_task(self._run())
+
+    def _tokenised(self, entries: Sequence[_Entry]) -> "list[Tokens | Exception]":
         try:
-            while True:
-                with self._changed:
-                    while not (self._calls or self._waiting or self._closed):
-                        self._changed.wait()
-                    if self._closed:
-                        return
-                    call = self._calls.popleft() if self._calls else None
-                if call:
-                    self._answer_call(*call)
-                else:
-                    self._forward(self._collect())
-        except BaseException:
-            log.critical("the inference thread died", exc_info=True)
-            raise
-        finally:
-            with self._changed:
-                self._closed = True
-                futures: list[Future[Any]] = [entry.job.future for entry in self._waiting]
-                futures += [future for _, future in self._calls]
-                self._waiting.clear()
-                self._calls.clear()
-                self._metrics.waiting.set(0)
-            for future in futures:
-                _fail(future, NotReady("the service is closing", retry_after_s=5))
-
-    @staticmethod
-    def _answer_call(function: Callable[[], Any], future: "Future[Any]") -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(function())
+            return list(self._tokenise_prompts([entry.prompt for entry in entries]))
         except Exception as error:
-            future.set_exception(error)
-        except BaseException:
-            future.set_exception(NotReady("inference has stopped", retry_after_s=5))
-            raise
+            if len(entries) == 1:
+                return [self._explained(error, entries[0].key)]
+            return [each for entry in entries for each in self._tokenised([entry])]
 
-    def _collect(self) -> list[_Waiting]:
-        """The next batch, of at least one prompt unless all who waited have left."""
-        batch: list[_Waiting] = []
-        tokens = 0
-        with self._changed:
-            due = self._waiting[0].since + self._wait_s
-            while (
-                self._waiting_tokens < self._batch_tokens
-                and not self._closed
-                and (left := due - time.perf_counter()) > 0
-            ):
-                self._changed.wait(left)
-            while self._waiting:
-                entry = self._waiting[0]
-                gone = entry.job.future.done()  # cancelled, or failed by another prompt
-                if not gone and batch and tokens + entry.tokens > self._batch_tokens:
-                    break
-                self._waiting.popleft()
-                self._waiting_tokens -= entry.tokens
-                if not gone:
-                    batch.append(entry)
-                    tokens += entry.tokens
-            self._metrics.waiting.set(len(self._waiting))
+    async def _run(self) -> None:
+        """Run batch after batch until nothing is ready."""
+        loop = asyncio.get_running_loop()
+        while self._ready:
+            await self._company()
+            batch = self._collect()
+            if not batch:
+                continue
+            self._running_since = time.monotonic()
+            try:
+                answers = await loop.run_in_executor(self._inference, self._forward, batch)
+            finally:
+                self._running_since = None
+            if answers is None:
+                self._die()
+                return
+            for entry, answer in zip(batch, answers, strict=True):
+                self._settle(entry, answer)
+
+    async def _company(self) -> None:
+        """Wait for others to fill the batch, if the last one had several."""
+        oldest = next(iter(self._ready.values()))
+        left = oldest.since + self._wait_s - time.perf_counter()
+        self._filled.clear()
+        tokens = sum(entry.tokens for entry in self._ready.values())
+        if self._last_batch > 1 and left > 0 and tokens < self._budget and not self._closed:
+            try:
+                async with asyncio.timeout(left):
+                    await self._filled.wait()
+            except TimeoutError:
+                pass
+
+    def _collect(self) -> list[_Entry]:
+        """The next batch: the oldest entry and, as far as they fit, those nearest in length."""
+        if not self._ready:
+            return []
+        oldest = next(iter(self._ready.values()))
+        longest = oldest.tokens
+        batch: list[_Entry] = []
+        for entry in sorted(self._ready.values(), key=lambda e: abs(e.tokens - oldest.tokens)):
+            widest = max(longest, entry.tokens)
+            if not batch or widest * (len(batch) + 1) <= self._budget:
+                longest = widest
+                batch.append(entry)
+        now = time.perf_counter()
+        for entry in batch:
+            del self._ready[entry.key]
+            entry.started = now
+            self._metrics.stage.labels("queue").observe(now - entry.since)
+        self._last_batch = len(batch)
         return batch
 
-    def _forward(self, batch: Sequence[_Waiting]) -> None:
-        if not batch:
-            return
-        started = time.perf_counter()
-        for entry in batch:
-            self._metrics.stage.labels("queue").observe(started - entry.since)
+    def _forward(self, batch: Sequence[_Entry]) -> list[LLMVector | Exception] | None:
+        """The answers of a batch, on the inference thread; None where the thread is at its end."""
         try:
-            encoded: Encodes = self._encode([entry.prompt for entry in batch], self._batch_tokens)
+            return self._answers(batch)
+        except BaseException:
+            log.critical("inference met a fatal error", exc_info=True)
+            return None
+
+    def _answers(self, batch: Sequence[_Entry], again: bool = False) -> list[LLMVector | Exception]:
+        started = time.perf_counter()
+        try:
+            encoded = self._encode([entry.ids for entry in batch if entry.ids], self._budget)
         except Exception as error:
             if len(batch) == 1:
-                _fail(batch[0].job.future, self._explained(error, batch[0].position))
-                return
-            # Whose prompt was it? Alone, each finds out; and what does not fit together may fit.
-            log.warning("a batch of %d failed (%s); one by one", len(batch), type(error).__name__)
-            for entry in batch:
-                if not entry.job.future.done():
-                    self._forward([entry])
-            return
-        except BaseException:
-            # The thread ends with this one; nobody else will answer these callers.
-            for entry in batch:
-                _fail(entry.job.future, NotReady("inference has stopped", retry_after_s=5))
-            raise
-        seconds = time.perf_counter() - started
+                batch[0].ended = time.perf_counter()
+                return [self._explained(error, batch[0].key)]
+            if isinstance(error, OutOfMemory) and not again:
+                self._fine = 0
+                self._set_budget(max(1, self._budget // 2))
+            # Whose prompt was it? And what does not fit together may fit in halves.
+            log.warning("a batch of %d failed (%s); in halves", len(batch), type(error).__name__)
+            half = len(batch) // 2
+            return [*self._answers(batch[:half], True), *self._answers(batch[half:], True)]
+        self._observe(batch, encoded, time.perf_counter() - started)
+        return [
+            LLMVector(encoded.vectors[row].copy(), int(encoded.tokens[row]), encoded.cut[row])
+            for row in range(len(batch))
+        ]
+
+    def _set_budget(self, tokens: int) -> None:
+        self._budget = tokens
+        self._metrics.batch_budget.set(tokens)
+
+    def _observe(self, batch: Sequence[_Entry], encoded: "Encoded", seconds: float) -> None:
+        tokens = int(encoded.tokens.sum())
+        self._metrics.embedded.labels("model").inc(len(batch))
         self._metrics.stage.labels("forward").observe(seconds)
         self._metrics.batch_items.observe(len(batch))
-        self._metrics.batch_tokens.observe(int(encoded.tokens.sum()))
-        self._seconds_per_item += 0.2 * (seconds / len(batch) - self._seconds_per_item)
-        for row, entry in enumerate(batch):
-            job = entry.job
-            job.results[entry.position] = LLMVector(
-                encoded.vectors[row].copy(), int(encoded.tokens[row]), tuple(encoded.cut[row])
-            )
-            job.missing -= 1
-            if not job.missing:
-                with suppress(InvalidStateError):  # cancelled meanwhile
-                    job.future.set_result([each for each in job.results if each is not None])
+        self._metrics.batch_tokens.observe(tokens)
+        self._metrics.padding.observe(encoded.padding)
+        self._rate += 0.2 * (tokens / max(seconds, 1e-6) - self._rate)
+        for entry in batch:
+            entry.ended = time.perf_counter()
+        self._fine += 1
+        if self._budget < self._batch_tokens and self._fine >= RECOVER_AFTER:
+            self._fine = 0
+            self._set_budget(min(2 * self._budget, self._batch_tokens))
 
     @staticmethod
-    def _explained(error: Exception, position: int) -> Exception:
+    def _explained(error: Exception, key: str) -> Exception:
         if isinstance(error, InvalidItem | FloatingPointError):
-            return Unreadable(position, type(error).__name__)
+            return Unreadable(key, type(error).__name__)
         return error
 
+    def _die(self) -> None:
+        self._died = True
+        for entry in list(self._entries.values()):
+            self._settle(entry, NotReady("inference has stopped", retry_after_s=5))
 
-def _fail(future: "Future[Any]", error: Exception) -> None:
-    with suppress(InvalidStateError):
-        future.set_exception(error)
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Stop after the batch that runs; what still waits fails with NotReady.
+
+        Args:
+            timeout_s: how long to wait for that batch; one that hangs is left to itself.
+        """
+        self._closed = True
+        self._filled.set()
+        for entry in list(self._entries.values()):
+            if not entry.started:
+                self._settle(entry, NotReady("the service is closing", retry_after_s=5))
+        if self._pump is not None and not self._pump.done():
+            await asyncio.wait([self._pump], timeout=timeout_s)
+        self._inference.shutdown(wait=False)
+        self._tokenising.shutdown(wait=False)

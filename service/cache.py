@@ -4,21 +4,20 @@ import asyncio
 import hashlib
 import json
 import logging
+import random
 import struct
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
 
 import numpy as np
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.batcher import LLMVector
 from service.metrics import Metrics
+from service.redis_urls import RedisClient, connect
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +26,12 @@ HEADER = struct.Struct("<BIII")  # version, dimension, tokens, bytes of the cut 
 CHECKSUM = struct.Struct("<I")
 FAILURES = 3  # in a row, that open the circuit
 OPEN_S = 2.0  # how long nothing is asked before one request probes again
+JITTER = 0.1  # of a lifetime, so that what was written together does not expire together
+CLOSED, HALF_OPEN, OPEN = 0, 1, 2
+PROBE = "llmemb:probe"
+# Redis' own errors, the network's, a timeout, and what parsing makes of garbage.
+FAILED = (RedisError, OSError, ValueError, IndexError, TypeError, AssertionError)
+T = TypeVar("T")
 
 
 def cache_key(encoder_hash: str, text: str) -> str:
@@ -70,8 +75,8 @@ class Cache(Protocol):
         """Whether it cannot be reached."""
         ...
 
-    async def get_many(self, keys: Sequence[str]) -> list[LLMVector | None]:
-        """Of each key its value, or None."""
+    async def get_many(self, keys: list[str]) -> dict[str, LLMVector]:
+        """The values that it has."""
         ...
 
     async def put_many(self, values: Mapping[str, LLMVector]) -> None:
@@ -101,13 +106,13 @@ class MemoryCache:
         self._metrics = metrics
         self._values: OrderedDict[str, LLMVector] = OrderedDict()
 
-    async def get_many(self, keys: Sequence[str]) -> list[LLMVector | None]:
-        """Of each key its value, or None."""
-        found = [self._values.get(key) for key in keys]
-        for key, value in zip(keys, found, strict=True):
-            self._metrics.cache.labels("miss" if value is None else "hit").inc()
-            if value is not None:
-                self._values.move_to_end(key)
+    async def get_many(self, keys: list[str]) -> dict[str, LLMVector]:
+        """The values that it has."""
+        found = {key: value for key in keys if (value := self._values.get(key))}
+        for key in found:
+            self._values.move_to_end(key)
+        self._metrics.cache.labels("hit").inc(len(found))
+        self._metrics.cache.labels("miss").inc(len(keys) - len(found))
         return found
 
     async def put_many(self, values: Mapping[str, LLMVector]) -> None:
@@ -125,104 +130,163 @@ class MemoryCache:
         """Nothing to let go."""
 
 
+class Circuit:
+    """Whether to ask somebody who has failed: not for a while, then one caller at a time.
+
+    Closed until FAILURES in a row; then open for OPEN_S; then half open: one probe, and the
+    others do not wait for it. Its answer closes the circuit, its failure opens it again.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._failures = 0
+        self._opened = 0.0
+        self._probing = False
+        self._show()
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last that was heard was a failure."""
+        return self._failures > 0
+
+    @property
+    def state(self) -> int:
+        """CLOSED, HALF_OPEN or OPEN."""
+        if self._failures < FAILURES:
+            return CLOSED
+        waited = time.monotonic() - self._opened >= OPEN_S
+        return HALF_OPEN if self._probing or waited else OPEN
+
+    def admits(self) -> bool:
+        """Whether this caller may ask; whoever may has to say `worked` or `failed`."""
+        state = self.state
+        self._show()
+        if state == CLOSED:
+            return True
+        if state == OPEN or self._probing:
+            return False
+        self._probing = True
+        return True
+
+    def worked(self) -> None:
+        """The other side answered."""
+        if self._failures >= FAILURES:
+            log.warning("redis answers again")
+        self._failures, self._probing = 0, False
+        self._show()
+
+    def failed(self, error: BaseException) -> None:
+        """The other side did not answer, or not sensibly."""
+        self._failures += 1
+        if self._failures == FAILURES:
+            log.warning("redis fails (%s); serving without it", type(error).__name__)
+        self._opened, self._probing = time.monotonic(), False
+        self._show()
+
+    def left(self) -> None:
+        """The caller went away before there was an answer; nothing was learnt."""
+        self._probing = False
+
+    def _show(self) -> None:
+        self._metrics.circuit.set(self.state)
+
+
 class RedisCache:
     """Values in Redis: one MGET and one pipeline a request, short timeouts, no retries.
 
-    Any failure is a miss. After FAILURES in a row the circuit opens: for OPEN_S nothing is
-    asked, then one request probes, while the others still miss at once.
+    Any failure is a miss, and after FAILURES in a row Redis is asked now and then only; see
+    Circuit. A request that waited for Redis in vain does not wait a second time to write.
 
     Args:
+        url: as service.redis_urls.connect takes it.
+        ttl_s: lifetime of a value, give or take JITTER.
         dim: width of the vectors; a value of another width is a miss.
     """
 
     def __init__(self, url: str, timeout_s: float, ttl_s: int, dim: int, metrics: Metrics) -> None:
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._url = url
         self._timeout_s = timeout_s
         self._ttl_s = ttl_s
         self._dim = dim
         self._metrics = metrics
-        self._failures = 0
-        self._probe_at = 0.0
+        self._circuit = Circuit(metrics)
+        self._client: RedisClient | None = None
 
     @property
     def degraded(self) -> bool:
         """Whether the last attempt failed."""
-        return self._failures > 0
+        return self._circuit.failing
 
-    def _may_ask(self) -> bool:
-        if self._failures < FAILURES:
-            return True
-        if time.monotonic() < self._probe_at:
-            return False
-        self._probe_at = time.monotonic() + OPEN_S  # this one probes; the others wait for it
-        return True
+    async def _ask(self, question: Callable[[RedisClient], Awaitable[T]]) -> T | None:
+        """What Redis answers in time; None where it is not asked, or fails."""
+        if not self._circuit.admits():
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if self._client is None:
+                    self._client = connect(self._url, self._timeout_s)
+                answer = await question(self._client)
+        except FAILED as error:
+            self._circuit.failed(error)
+            return None
+        except BaseException:
+            self._circuit.left()
+            raise
+        self._circuit.worked()
+        return answer
 
-    def _failed(self, error: Exception) -> None:
-        self._failures += 1
-        if self._failures == FAILURES:
-            log.warning("redis fails (%s); serving without it", type(error).__name__)
-        if self._failures >= FAILURES:
-            self._probe_at = time.monotonic() + OPEN_S
+    async def get_many(self, keys: list[str]) -> dict[str, LLMVector]:
+        """The values that it has."""
+        if not keys:
+            return {}
+        count = self._metrics.cache
+        state = self._circuit.state
 
-    def _worked(self) -> None:
-        if self._failures >= FAILURES:
-            log.warning("redis answers again")
-        self._failures = 0
+        async def read(client: RedisClient) -> list[object]:
+            answer = await client.mget(keys)
+            if len(answer) != len(keys):
+                raise ValueError(f"{len(answer)} values for {len(keys)} keys")
+            return answer
 
-    async def get_many(self, keys: Sequence[str]) -> list[LLMVector | None]:
-        """Of each key its value, or None."""
-        stored: list[bytes | str | None] = [None] * len(keys)
-        failed = True
-        if keys and self._may_ask():
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    stored = list(await self._redis.mget(keys))
-                self._worked()
-                failed = False
-            except (RedisError, OSError, ValueError, TimeoutError) as error:
-                self._failed(error)
-        found = []
-        for value in stored:
+        stored = await self._ask(read)
+        if stored is None:
+            count.labels("bypass" if state == OPEN else "error").inc(len(keys))
+            return {}
+        found: dict[str, LLMVector] = {}
+        corrupt = 0
+        for key, value in zip(keys, stored, strict=True):
             unpacked = unpack(value, self._dim) if isinstance(value, bytes) else None
-            bad = failed or (value is not None and unpacked is None)
-            result = "error" if bad else "miss" if unpacked is None else "hit"
-            self._metrics.cache.labels(result).inc()
-            found.append(unpacked)
+            if unpacked is not None:
+                found[key] = unpacked
+            corrupt += value is not None and unpacked is None
+        count.labels("hit").inc(len(found))
+        count.labels("corrupt").inc(corrupt)
+        count.labels("miss").inc(len(keys) - len(found) - corrupt)
         return found
 
     async def put_many(self, values: Mapping[str, LLMVector]) -> None:
         """Keep values, if possible."""
-        if not values or not self._may_ask():
+        if not values or self._circuit.failing:
             return
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                pipeline = self._redis.pipeline(transaction=False)
-                for key, value in values.items():
-                    pipeline.set(key, pack(value), ex=self._ttl_s)
-                await pipeline.execute()
-            self._worked()
-        except (RedisError, OSError, ValueError, TimeoutError) as error:
-            self._failed(error)
+
+        async def write(client: RedisClient) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for key, value in values.items():
+                spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
+                pipeline.set(key, pack(value), px=max(1, int(1000 * self._ttl_s * spread)))
+            await pipeline.execute()
+
+        await self._ask(write)
 
     async def check(self) -> None:
         """Ask Redis whether it is there, unless the circuit is open."""
-        if not self._may_ask():
-            return
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._redis.get("llmemb:probe")
-            self._worked()
-        except (RedisError, OSError, ValueError, TimeoutError) as error:
-            self._failed(error)
+        await self._ask(lambda client: client.get(PROBE))
 
     async def close(self) -> None:
         """Let connections go."""
+        if self._client is None:
+            return
         try:
-            await self._redis.aclose()
-        except (RedisError, OSError):
+            await self._client.aclose()
+        except FAILED:
             log.debug("redis connection did not close cleanly", exc_info=True)

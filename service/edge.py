@@ -1,41 +1,57 @@
-"""What happens to every request, whatever its route: id, body limit, deadline, log, duration."""
+"""What is seen of every request, whatever its route: id, log line, duration, stages."""
 
-import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLarge, ServiceError, TooLate, Unexpected, answer
-from service.errors import request_path as path_of
-from service.metrics import UNMATCHED, Metrics
+from service.metrics import UNMATCHED, Metrics, stages
+from service.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
 PROBED = {"/health/live", "/health/ready", "/metrics"}  # every few seconds, for ever
 CLIENT_LEFT = 499  # nginx's number; nobody receives it
+# Of pages: nothing but what this service itself serves. Swagger UI writes styles into its markup
+# and has images in its style sheet.
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
 
 
 class Edge:
-    """The outermost ASGI layer.
+    """The outermost ASGI layer; service.gate.Gate, inside it, decides who comes in.
 
-    It echoes or makes X-Request-ID, refuses a body of more than `max_body_bytes` as its bytes
-    stream in, gives up after `timeout_s`, stops the work of a client that has left, answers
-    defects with 500 and no detail, and writes one log line and one observation a request.
+    It echoes or makes X-Request-ID and writes one log line and one observation a request. The
+    line has what `scope["state"]` knows by then, and never a word of a body.
+
+    Args:
+        routes: paths and templates of paths, by which requests are called that were refused
+            before they were routed.
+        tracing: makes a span of every request that is no probe.
     """
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, timeout_s: float, metrics: Metrics
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Sequence[str],
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._timeout_s = timeout_s
         self._metrics = metrics
+        self._tracing = tracing
+        self._paths = frozenset(route for route in routes if "{" not in route)
+        self._templates = [(each.partition("{")[0], each) for each in routes if "{" in each]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's scope; only HTTP is touched."""
@@ -47,107 +63,62 @@ class Edge:
         request_id = headers.get("x-request-id", "")
         if not re.fullmatch(r"[!-~]{1,128}", request_id):
             request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        taken: dict[str, float] = {}
+        stages.set(taken)
         status = 0
-        complete = False
+        span = None
+        if self._tracing and scope["path"] not in PROBED:
+            span = self._tracing.start(scope, headers)
 
         async def tagged(message: Message) -> None:
-            nonlocal status, complete
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
-            elif message["type"] == "http.response.body":
-                complete = not message.get("more_body", False)
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                if answered.get("content-type", "").startswith("text/html"):
+                    answered.update(PAGE_HEADERS)
             await send(message)
 
-        async def refuse(error: ServiceError) -> None:
-            # Nothing of the body is read any more, so the connection cannot be kept.
-            self._metrics.observe_refusal(error)
-            closing = {"connection": "close"} if isinstance(error, BodyTooLarge) else None
-            await answer(error, path_of(scope), request_id, closing)(scope, receive, tagged)
-
         try:
-            length = headers.get("content-length", "")
-            if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
-                await refuse(self._too_large())
-                return
-            error = await self._run(scope, receive, tagged, lambda: complete)
-            if error is None:
-                if not status:
-                    status = CLIENT_LEFT
-            elif status:
-                raise error  # half an answer is out; the server cuts the connection
-            else:
-                await refuse(error)
+            await self._app(scope, receive, tagged)
         finally:
+            status = status or CLIENT_LEFT
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "").replace(":path}", "}")
+            route = self._route(scope)
             self._metrics.observe_request(scope["method"], route, status, seconds)
-            log.log(
-                logging.DEBUG if route in PROBED else logging.INFO,
-                "request method=%s route=%s status=%d ms=%.1f request_id=%s",
-                scope["method"],
-                route or UNMATCHED,
-                status,
-                1000 * seconds,
-                request_id,
-            )
+            fields: dict[str, object] = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "route": route or UNMATCHED,
+                "status": status,
+                "ms": round(1000 * seconds, 1),
+                "bytes_in": state.get("bytes_in", 0),
+            }
+            if "key" in state:
+                fields["key"] = state["key"]
+            if span:
+                span.end(scope["method"], route, status)
+            trace_id = span.trace_id if span else _trace_id(headers.get("traceparent", ""))
+            if trace_id:
+                fields["trace_id"] = trace_id
+            if taken:
+                fields["stages_ms"] = {name: round(1000 * each, 1) for name, each in taken.items()}
+            log.log(logging.DEBUG if route in PROBED else logging.INFO, "request", extra=fields)
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is larger than {self._max_body_bytes} bytes")
+    def _route(self, scope: Scope) -> str:
+        if "route" in scope:
+            path: str = getattr(scope["route"], "path", "")
+            return path.replace(":path}", "}")
+        path = scope["path"]
+        if path in self._paths:
+            return path
+        return next((each for start, each in self._templates if path.startswith(start)), "")
 
-    async def _run(
-        self, scope: Scope, receive: Receive, send: Send, complete: Callable[[], bool]
-    ) -> ServiceError | None:
-        """Run the app; the error it has not answered itself, if any."""
-        body_read = asyncio.Event()
-        received = 0
 
-        async def left() -> None:
-            await body_read.wait()
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        async def counted() -> Message:
-            nonlocal received
-            if body_read.is_set():
-                await asyncio.shield(watch)
-                return {"type": "http.disconnect"}
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return message
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise self._too_large()
-            if not message.get("more_body", False):
-                body_read.set()
-            return message
-
-        watch = asyncio.create_task(left())
-        work = asyncio.ensure_future(self._app(scope, counted, send))
-        try:
-            await asyncio.wait(
-                {work, watch}, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            client_left = watch.done()
-            if not work.done() and not complete():
-                work.cancel()
-            try:
-                await work
-            except asyncio.CancelledError:
-                if not work.cancelled():
-                    raise
-                if client_left:
-                    return None
-                return TooLate(f"no answer within {self._timeout_s:g} s")
-        except ServiceError as error:
-            return error
-        except ClientDisconnect:
-            return None
-        except Exception:
-            log.exception("unexpected error, request_id=%s", scope["state"]["request_id"])
-            return Unexpected("an unexpected error; the log has more under this request id")
-        finally:
-            work.cancel()
-            watch.cancel()
-        return None
+def _trace_id(traceparent: str) -> str | None:
+    """The trace that a caller's W3C header names."""
+    found = re.fullmatch(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*", traceparent)
+    return found[1] if found else None

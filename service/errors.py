@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -40,28 +41,65 @@ class Problem(BaseModel):
     errors: list[FieldError] = []
 
 
+class OpenAIDetails(BaseModel):
+    """What is wrong, in OpenAI's words."""
+
+    message: str
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None = Field(description="the field of the body that is wrong", examples=["input"])
+    code: str | None = Field(examples=["context_length_exceeded"])
+
+
+class OpenAIError(BaseModel):
+    """The body of every error below /v1/, as OpenAI's clients read it."""
+
+    error: OpenAIDetails
+
+
 class ServiceError(Exception):
     """Base of every error that the service raises on purpose.
 
     Attributes:
         retry_after_s: when to come again, for errors that pass.
         errors: fields that are wrong.
+        reason: what `llmemb_rejected_total` counts it as, where the class alone does not say.
+        code: OpenAI's name for it, where the class alone does not say.
     """
 
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, errors: Sequence[FieldError] = ()
+        self,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        errors: Sequence[FieldError] = (),
+        reason: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
         self.errors = list(errors)
+        self.reason = reason
+        self.code = code
 
 
 class Malformed(ServiceError):
-    """The request is no HTTP or JSON that could be read."""
+    """The body is no JSON, or a path or a header says nothing that could be read."""
+
+
+class Unauthenticated(ServiceError):
+    """No API key came, or none that is known."""
+
+
+class Forbidden(ServiceError):
+    """The API key lacks the scope that this needs."""
 
 
 class UnknownItem(ServiceError):
     """The catalogue has no such item, or none of the history's."""
+
+
+class UnknownModel(ServiceError):
+    """No model of GET /v1/models has this id."""
 
 
 class BodyTooLarge(ServiceError):
@@ -76,11 +114,14 @@ class Invalid(ServiceError):
     """A field of the request has a value that cannot be used."""
 
     @classmethod
-    def field(cls, field: str, message: str, value: object = None) -> "Invalid":
+    def field(
+        cls, field: str, message: str, value: object = None, code: str | None = None
+    ) -> "Invalid":
         """The error for one field."""
         return cls(
             f"{field}: {message}",
             errors=[FieldError(field=field, message=message, value=shown(value))],
+            code=code,
         )
 
 
@@ -93,7 +134,7 @@ class NotReady(ServiceError):
 
 
 class TooLate(ServiceError):
-    """The answer took longer than LLMEMB_REQUEST_TIMEOUT_S."""
+    """The answer took longer than LLMEMB_REQUEST_TIMEOUT_S or X-Request-Timeout-Ms."""
 
 
 class StorageFull(ServiceError):
@@ -106,7 +147,10 @@ class Unexpected(ServiceError):
 
 STATUS: dict[type[Exception], HTTPStatus] = {
     Malformed: HTTPStatus.BAD_REQUEST,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     UnknownItem: HTTPStatus.NOT_FOUND,
+    UnknownModel: HTTPStatus.NOT_FOUND,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotJSON: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -120,12 +164,14 @@ STATUS: dict[type[Exception], HTTPStatus] = {
 }
 
 REASON: dict[int, str] = {
-    400: "The body is no JSON, or the path cannot be decoded.",
-    404: "The catalogue has no such item.",
+    400: "The body is no JSON, or the path or a header cannot be read.",
+    401: "No API key, or none that is known.",
+    403: "The API key lacks the scope that this needs.",
+    404: "There is no such item, or no such model.",
     413: "The body is too large.",
     415: "The content type is not application/json.",
     422: "A field has a value that cannot be used; `errors` names it.",
-    429: "Too many items are waiting; come again after Retry-After seconds.",
+    429: "Too much is in flight or waiting; come again after Retry-After seconds.",
     500: "A defect of the service; its log has the request id.",
     503: "Starting, draining or out of memory; come again after Retry-After seconds.",
     504: "The answer took too long.",
@@ -152,9 +198,16 @@ def shown(value: object) -> str | None:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def answer(
-    error: Exception, path: str, request_id: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+OPENAI_FOLDER = "/v1/"
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+OPENAI_CODES: dict[type[Exception], str] = {
+    Unauthenticated: "invalid_api_key",
+    UnknownModel: "model_not_found",
+    Overloaded: "rate_limit_exceeded",
+}
+
+
+def answer(error: Exception, path: str, request_id: str) -> JSONResponse:
     """The response for an error of STATUS or its subclasses."""
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
     status = STATUS[kind]
@@ -162,37 +215,39 @@ def answer(
     detail = str(error)
     if kind is OutOfMemory:
         retry, detail = 1, f"out of memory: {error}; send fewer or shorter items"
+    challenge = {"WWW-Authenticate": "Bearer"} if kind is Unauthenticated else {}
+    wait = {"Retry-After": str(max(1, math.ceil(retry)))} if retry else {}
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
     return _response(
-        f"urn:llmemb:{name}",
-        status,
-        detail,
-        path,
-        request_id,
-        getattr(error, "errors", []),
-        {**(headers or {}), **({"Retry-After": str(max(1, math.ceil(retry)))} if retry else {})},
+        Problem(
+            type=f"urn:llmemb:{name}",
+            title=status.phrase,
+            status=status,
+            detail=detail,
+            instance=path,
+            request_id=request_id,
+            errors=getattr(error, "errors", []),
+        ),
+        {**challenge, **wait},
+        getattr(error, "code", None) or OPENAI_CODES.get(kind, name.replace("-", "_")),
     )
 
 
 def _response(
-    kind: str,
-    status: HTTPStatus,
-    detail: str,
-    path: str,
-    request_id: str,
-    errors: Sequence[FieldError] = (),
-    headers: Mapping[str, str] | None = None,
+    problem: Problem, headers: Mapping[str, str] | None, code: str | None = None
 ) -> JSONResponse:
-    problem = Problem(
-        type=kind,
-        title=status.phrase,
-        status=status,
-        detail=detail,
-        instance=path,
-        request_id=request_id,
-        errors=list(errors),
+    """A problem in the shape that clients of its path expect."""
+    if not unquote(problem.instance).startswith(OPENAI_FOLDER):
+        return JSONResponse(problem.model_dump(), problem.status, headers, media_type=MEDIA_TYPE)
+    # OpenAI has no 422.
+    status = 400 if problem.status == 422 else problem.status
+    told = OpenAIDetails(
+        message=problem.detail,
+        type=OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+        param=problem.errors[0].field if problem.errors else None,
+        code=code,
     )
-    return JSONResponse(problem.model_dump(), status, headers, media_type=MEDIA_TYPE)
+    return JSONResponse(OpenAIError(error=told).model_dump(), status, headers)
 
 
 def request_path(scope: Mapping[str, Any]) -> str:
@@ -212,12 +267,15 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     status = HTTPStatus(error.status_code)
     detail = error.detail if error.detail != status.phrase else status.description
     return _response(
-        "about:blank",
-        status,
-        detail or status.phrase,
-        request_path(request.scope),
-        request.state.request_id,
-        headers=error.headers,
+        Problem(
+            type="about:blank",
+            title=status.phrase,
+            status=status,
+            detail=detail or status.phrase,
+            instance=request_path(request.scope),
+            request_id=request.state.request_id,
+        ),
+        error.headers,
     )
 
 

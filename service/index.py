@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Places = NDArray[np.int64]
 Views = Mapping[str, Floats]
 
+# Up to this many items one matrix product for all queries of a round is faster than FAISS' scan.
+COMPARE_ALL = 20_000
 MERGE_AT = 1000  # recent items; searching that many by numpy costs less than one FAISS call
 
 
@@ -117,74 +120,114 @@ class Snapshot:
         start = len(self.main.ids)
         return self.main.views(place) if place < start else self.recent.views(place - start)
 
-    def allowed(self, exclude: Iterable[str] = ()) -> Mask:
-        """(places,) who may be answered."""
+    def places(self, item_ids: Iterable[str]) -> Places:
+        """Where items stand, in their order; -1 for those that are not in the catalogue."""
+        found = (self.place(item_id) for item_id in item_ids)
+        return np.array([-1 if place is None else place for place in found], np.int64)
+
+    def stands(self, places: Places) -> Mask:
+        """At which places an item of the catalogue stands; -1 is none."""
+        start = len(self.main.ids)
+        found = places >= start
+        old = (places >= 0) & ~found
+        found[old] = self._live[places[old]]
+        return found
+
+    def vectors(self, view: str, places: Places) -> Floats:
+        """Vectors (n, W) of the items at some places; zeros where an item lacks the view."""
+        start = len(self.main.ids)
+        found = np.empty((len(places), self.main.tables[view].shape[1]), np.float32)
+        old = places < start
+        found[old] = self.main.tables[view][places[old]]
+        found[~old] = self.recent.tables[view][places[~old] - start]
+        return found
+
+    def present(self, view: str, places: Places) -> Mask:
+        """(n,) which of the items at some places have a view."""
+        start = len(self.main.ids)
+        old = places < start
+        found = np.empty(len(places), bool)
+        found[old] = self.main.present[view][places[old]]
+        found[~old] = self.recent.present[view][places[~old] - start]
+        return found
+
+    def history(self, places: Places) -> dict[str, Floats]:
+        """Of each view the vectors (L, W) of those of these items that have it, in their order."""
+        return {
+            view: self.vectors(view, places[self.present(view, places)])
+            for view in self.main.tables
+        }
+
+    def allowed(self, exclude: Places) -> Mask:
+        """(places,) who may be answered, but for those at some places; -1 is nobody's."""
         mask = np.concatenate([self._live, np.ones(len(self.recent.ids), bool)])
-        places = [place for each in exclude if (place := self.place(each)) is not None]
-        mask[places] = False
+        mask[exclude[exclude >= 0]] = False
         return mask
 
-    def gather(self, places: NDArray[np.int64]) -> tuple[dict[str, Floats], dict[str, Mask]]:
+    def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:
         """Vectors and presence of the items at some places, as models.scorer takes them."""
-        start = len(self.main.ids)
-        old, new = places[places < start], places[places >= start] - start
-        if len(old) and len(new) and not (np.diff(places) >= 0).all():
-            raise ValueError("places must ascend")
-        tables = {
-            view: np.concatenate([self.main.tables[view][old], self.recent.tables[view][new]])
-            for view in self.main.tables
-        }
-        present = {
-            view: np.concatenate([self.main.present[view][old], self.recent.present[view][new]])
-            for view in self.main.tables
-        }
-        return tables, present
+        views = list(self.main.tables)
+        return (
+            {view: self.vectors(view, places) for view in views},
+            {view: self.present(view, places) for view in views},
+        )
 
     def search(
-        self, view: str, query: Floats, k: int, allowed: Mask
-    ) -> tuple[NDArray[np.int64], Floats]:
-        """The k best items in one view by inner product, exactly.
+        self, view: str, queries: Floats, ks: Sequence[int], allowed: Sequence[Mask]
+    ) -> list[tuple[Places, Floats]]:
+        """Of each query the k best items in one view by inner product, exactly.
 
         Ties take the lower id (by code point), also where they straddle k.
 
         Args:
-            query: (W,) float32, finite.
-            allowed: as `allowed` gives it; places that may be answered.
+            queries: (B, W) float32, finite.
+            ks: of each query, how many.
+            allowed: of each query, as `allowed` gives it; places that may be answered.
 
         Returns:
-            Places and their scores, best first: k, or as many as are allowed and have the view.
+            Of each query, places and their scores, best first: k, or as many as are allowed and
+            have the view.
         """
         start = len(self.main.ids)
-        may = allowed[:start] & self.main.present[view]
+        if start <= COMPARE_ALL:
+            old = queries @ self.main.tables[view].T  # (B, n)
+        new = queries @ self.recent.tables[view].T
+        found = []
+        for row, (k, may) in enumerate(zip(ks, allowed, strict=True)):
+            main = may[:start] & self.main.present[view]
+            if start <= COMPARE_ALL:
+                places = np.flatnonzero(main)
+                scores = old[row, places]
+            else:
+                places, scores = self._search_main(view, queries[row], k, main)
+            recent = np.flatnonzero(may[start:] & self.recent.present[view])
+            places = np.concatenate([places, recent + start])
+            scores = np.concatenate([scores, new[row, recent]])
+            order = self.ranked(places, scores, k)
+            found.append((places[order], scores[order]))
+        return found
+
+    def _search_main(self, view: str, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
+        """The k best of the main block by FAISS, and all that tie with the last of them."""
         count = int(may.sum())
         fetch = min(k + 1, count)
-        places, scores = self._search_main(view, query, fetch, may)
-        while len(places) < count and len(places) > k and scores[k - 1] == scores[-1]:
+        while fetch:
+            bits = np.packbits(may, bitorder="little")
+            # Excludes inside the search, so k come back. The stubs know the C++ signatures only.
+            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+            scores, places = self._indexes[view].search(
+                query[None],
+                fetch,
+                params=faiss.SearchParameters(sel=selector),  # type: ignore[call-arg]
+            )
+            there = places[0] >= 0
+            places, scores = places[0][there], scores[0][there]
+            if len(places) >= count or len(places) <= k or scores[k - 1] != scores[-1]:
+                return places, scores
             fetch = min(4 * fetch, count)  # the tie goes on beyond what was fetched
-            places, scores = self._search_main(view, query, fetch, may)
-        new = np.flatnonzero(allowed[start:] & self.recent.present[view])
-        places = np.concatenate([places, new + start])
-        scores = np.concatenate([scores, self.recent.tables[view][new] @ query])
-        order = self.ranked(places, scores, k)
-        return places[order], scores[order]
+        return np.empty(0, np.int64), np.empty(0, np.float32)
 
-    def _search_main(
-        self, view: str, query: Floats, k: int, may: Mask
-    ) -> tuple[NDArray[np.int64], Floats]:
-        if k == 0:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        bits = np.packbits(may, bitorder="little")
-        # Excludes inside the search, so k come back. The stubs know the C++ signatures only.
-        selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-        scores, places = self._indexes[view].search(
-            query[None],
-            k,
-            params=faiss.SearchParameters(sel=selector),  # type: ignore[call-arg]
-        )
-        found = places[0] >= 0
-        return places[0][found], scores[0][found]
-
-    def ranked(self, places: NDArray[np.int64], scores: Floats, k: int) -> list[int]:
+    def ranked(self, places: Places, scores: Floats, k: int) -> list[int]:
         """Positions of the k best, best first; ties take the lower id."""
         chosen: NDArray[np.int64] = np.arange(len(scores))
         if len(scores) > k:

@@ -1,5 +1,7 @@
 """What is measured, under which names. Each app has a registry of its own."""
 
+from contextvars import ContextVar
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -15,6 +17,7 @@ from service.errors import NotReady, Overloaded, StorageFull, TooLate
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS"}
 UNMATCHED = "unmatched"
@@ -25,6 +28,20 @@ REFUSALS: dict[type[Exception], str] = {
     OutOfMemory: "out_of_memory",
     StorageFull: "storage_full",
 }
+ADMISSION = ("requests", "bytes")  # what service.admission refuses for
+RESULTS = ("hit", "miss", "error", "bypass", "corrupt")
+STAGES = ("render", "cache", "queue", "tokenize", "forward", "project")
+FALLBACKS = ("unknown_history", "fewer_than_k")
+
+# Of the request that is being answered, the seconds of its stages, for its log line.
+stages: ContextVar[dict[str, float] | None] = ContextVar("stages", default=None)
+
+
+def add_stage(stage: str, seconds: float) -> None:
+    """Note what a stage took of the request that is being answered, if there is one."""
+    noted = stages.get()
+    if noted is not None:
+        noted[stage] = noted.get(stage, 0.0) + seconds
 
 
 class Metrics:
@@ -48,8 +65,8 @@ class Metrics:
         )
         self.stage = Histogram(
             "llmemb_embed_stage_seconds",
-            "Stages of embedding: render, cache and project of a request, queue of a prompt, "
-            "forward of a batch.",
+            "Stages of embedding: render, cache, tokenize and project of a request, queue of a "
+            "prompt, forward of a batch.",
             ["stage"],
             buckets=SECONDS,
             registry=self.registry,
@@ -72,8 +89,36 @@ class Metrics:
             buckets=TOKENS,
             registry=self.registry,
         )
-        self.waiting = Gauge(
-            "llmemb_waiting_items", "Prompts waiting for the LLM.", registry=self.registry
+        self.padding = Histogram(
+            "llmemb_padding_ratio",
+            "Share of a forward pass's tokens that are padding.",
+            buckets=RATIOS,
+            registry=self.registry,
+        )
+        self.batch_budget = Gauge(
+            "llmemb_batch_budget_tokens",
+            "Most tokens of a forward pass now; less than configured after an out-of-memory.",
+            registry=self.registry,
+        )
+        self.queue_tokens = Gauge(
+            "llmemb_queue_tokens", "Tokens that wait for the LLM or run.", registry=self.registry
+        )
+        self.circuit = Gauge(
+            "llmemb_cache_circuit_state",
+            "Of the circuit breaker to Redis: 0 closed, 1 half open, 2 open.",
+            registry=self.registry,
+        )
+        self.fallback = Counter(
+            "llmemb_recommend_fallback_total",
+            "Recommendations that are less than was asked for, by why.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.to_recommendable = Histogram(
+            "llmemb_item_to_recommendable_seconds",
+            "From the first byte of a write to its items being recommendable.",
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self.rejected = Counter(
             "llmemb_rejected_total",
@@ -101,14 +146,16 @@ class Metrics:
             ["version", "bundle", "encoder"],
             registry=self.registry,
         )
-        for source in ("cache", "model"):
+        for source in ("cache", "model", "inflight"):
             self.embedded.labels(source)
-        for stage in ("render", "cache", "queue", "forward", "project"):
+        for stage in STAGES:
             self.stage.labels(stage)
-        for result in ("hit", "miss", "error"):
+        for result in RESULTS:
             self.cache.labels(result)
-        for reason in REFUSALS.values():
+        for reason in (*REFUSALS.values(), *ADMISSION):
             self.rejected.labels(reason)
+        for reason in FALLBACKS:
+            self.fallback.labels(reason)
 
     def observe_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """Count one answered request; what clients may invent is folded into one label."""
@@ -120,7 +167,7 @@ class Metrics:
         """Count an error if it is for the service's own state, not the request's."""
         for kind, reason in REFUSALS.items():
             if isinstance(error, kind):
-                self.rejected.labels(reason).inc()
+                self.rejected.labels(getattr(error, "reason", None) or reason).inc()
 
     def expect_route(self, method: str, route: str, status: int) -> None:
         """Have a route's normal answer stand at 0 before the first request."""

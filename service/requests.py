@@ -109,7 +109,7 @@ def decode(body: bytes) -> Any:  # noqa: ANN401 - any JSON
     return decoded
 
 
-def item_id_of(request: Request) -> str:
+async def item_id_of(request: Request) -> str:
     """The item id in a path `/items/ID`: all that follows, percent-decoded once.
 
     Routing sees the path decoded, where `a%2Fb` and `a/b` are one; so the raw path is read.

@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 from fastapi import Depends, Request
+from threadpoolctl import threadpool_limits
 
 from service.batcher import Batcher
 from service.cache import Cache, MemoryCache, RedisCache
 from service.embedder import Embedder
 from service.errors import NotReady
+from service.index import Floats
 from service.metrics import Metrics
 from service.recommender import Recommender
 from service.settings import Settings
@@ -28,15 +30,22 @@ T = TypeVar("T")
 READY = "ready"
 DRAINING = "draining"
 FAILED = "failed"
-# Of this many exported LLM vectors, less their mean (without it all vectors are alike), the cosine
-# with the same items' vectors here; of their median. bfloat16 against float32 stays above it.
-CHECKED_ITEMS = 8
-SAME_ENCODER = 0.98
+CHECKED_ITEMS = 8  # of the bundle, that are embedded again at start
+# The least cosine with the exported vector. Between a float32 and a bfloat16 vector of one text
+# it is above .999; between two items' vectors it is .9 to .97.
+SAME = {"float32": 0.9999, "bfloat16": 0.999}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What routes work with. SQLite is written and read by `disk`, one thread."""
+    """What routes work with.
+
+    Threads: `disk` reads and writes SQLite, `projecting` and `ranking` run the small models, and
+    the batcher has its own.
+
+    Attributes:
+        parity: the least cosine of the self-test; 1 for a bundle without items.
+    """
 
     bundle: "Bundle"
     store: CatalogueStore
@@ -44,8 +53,9 @@ class Parts:
     batcher: Batcher
     embedder: Embedder
     recommender: Recommender
+    parity: float
     disk: ThreadPoolExecutor
-    searches: ThreadPoolExecutor
+    threads: Sequence[ThreadPoolExecutor]
 
 
 class Serving:
@@ -77,11 +87,22 @@ class Serving:
         return self._parts
 
     @property
-    def alive(self) -> bool:
-        """Whether it is worth keeping the process."""
+    def illness(self) -> str | None:
+        """Why the process is not worth keeping; None while it is."""
         if self.failure is not None:
-            return False
-        return self._parts is None or self._parts.batcher.alive
+            return self.failure
+        if self._parts is None:
+            return None
+        batcher = self._parts.batcher
+        if not batcher.alive:
+            return "the inference thread has died; restart the process"
+        if batcher.running_s > self.settings.stuck_s:
+            return f"inference has been stuck for {batcher.running_s:.0f} s; restart the process"
+        return None
+
+    def retry_after_s(self) -> float:
+        """When a request that is refused now had better come again."""
+        return self._parts.batcher.retry_after_s() if self._parts else 2.0
 
     def drain(self) -> None:
         """Say `draining` from now on; requests are still answered."""
@@ -104,10 +125,10 @@ class Serving:
             self._enter("loading the bundle")
             bundle = Bundle.open(settings.bundle, llm=settings.llm, dtype=settings.dtype)
             self._enter("checking the encoder")
-            check_encoder(bundle)
+            parity = check_encoder(bundle)
             self._enter("opening the catalogue")
             store = CatalogueStore.open(settings.catalogue_dir, bundle)
-            self._parts = self._assemble(bundle, store)
+            self._parts = self._assemble(bundle, store, parity)
             self.metrics.loaded(bundle.bundle_hash, bundle.encoder_hash)
             self.metrics.index_items.set_function(lambda: len(store.snapshot))
             self._enter(READY)
@@ -119,68 +140,90 @@ class Serving:
         finally:
             self.loading = False
 
-    def _assemble(self, bundle: "Bundle", store: CatalogueStore) -> Parts:
+    def _assemble(self, bundle: "Bundle", store: CatalogueStore, parity: float) -> Parts:
+        from models.bundle import use_threads  # noqa: PLC0415 - torch comes with it
+
         settings, metrics = self.settings, self.metrics
         cache: Cache = MemoryCache(settings.cache_items, metrics)
         if settings.redis_url:
             cache = RedisCache(
-                str(settings.redis_url),
+                settings.redis_url,
                 settings.redis_timeout_s,
                 settings.cache_ttl_s,
                 bundle.manifest.llm_dim,
                 metrics,
             )
         batcher = Batcher(
-            bundle.encode,
+            bundle.tokenise,
+            bundle.encode_tokens,
+            bundle.manifest.max_tokens,
             settings.batch_tokens,
             settings.batch_wait_ms / 1000,
-            settings.max_waiting_items,
+            settings.max_queue_tokens,
             metrics,
+            start_thread=lambda: use_threads(None),
         )
-        searches = ThreadPoolExecutor(2, "search")
+        # The small models are done before a second thread has woken up; and numpy's products on
+        # two threads made two cores answer half as many recommendations as on one.
+        threadpool_limits(1, user_api="blas")
+        projecting = ThreadPoolExecutor(1, "project", use_threads, (1,))
+        ranking = ThreadPoolExecutor(1, "rank", use_threads, (1,))
+        disk = ThreadPoolExecutor(1, "disk")
         return Parts(
             bundle=bundle,
             store=store,
             cache=cache,
             batcher=batcher,
-            embedder=Embedder(bundle, cache, batcher, metrics),
-            recommender=Recommender(bundle, store, batcher, searches, metrics),
-            disk=ThreadPoolExecutor(1, "disk"),
-            searches=searches,
+            embedder=Embedder(bundle, cache, batcher, projecting, metrics),
+            recommender=Recommender(bundle, store, ranking, metrics),
+            parity=parity,
+            disk=disk,
+            threads=(projecting, ranking, disk),
         )
 
     async def close(self) -> None:
         """Let everything go; to be called when no request is left."""
         parts, self._parts = self._parts, None
         if parts:
-            parts.batcher.close()
-            parts.searches.shutdown()
-            parts.disk.shutdown()
+            await parts.batcher.close()
+            for thread in parts.threads:
+                thread.shutdown()
             parts.store.close()
             await parts.cache.close()
 
 
-def check_encoder(bundle: "Bundle") -> None:
-    """Encode a few exported items again; it also warms the LLM up.
+def check_encoder(bundle: "Bundle") -> float:
+    """Embed a few exported items one by one and together; it also warms the LLM up.
+
+    Returns:
+        The least cosine of such a vector with the exported one, and of the one with the other.
 
     Raises:
-        BundleError: the vectors are others than the exported ones.
+        BundleError: a cosine is below what the same LLM gives in these dtypes (SAME).
     """
     from models.bundle import BundleError  # noqa: PLC0415 - torch comes with it
 
     items = bundle.catalogue[:CHECKED_ITEMS]
-    if len(bundle.catalogue) < 2:
-        return
-    mean = bundle.llm_vectors.mean(axis=0)
-    exported = bundle.llm_vectors[: len(items)] - mean
-    here = bundle.encode([bundle.prompt(item) for item in items]).vectors - mean
-    lengths = np.linalg.norm(exported, axis=1) * np.linalg.norm(here, axis=1)
-    cosine = float(np.median((exported * here).sum(axis=1) / (lengths + 1e-12)))
-    if cosine < SAME_ENCODER:
+    if not items:
+        return 1.0
+    prompts = [bundle.prompt(item) for item in items]
+    exported = bundle.llm_vectors[: len(items)]
+    together = bundle.encode(prompts).vectors
+    alone = np.concatenate([bundle.encode([prompt]).vectors for prompt in prompts])
+    cosine = min(_cosine(alone, together), _cosine(alone, exported), _cosine(together, exported))
+    least = min(SAME[bundle.dtype], SAME[bundle.manifest.dtype])
+    if not cosine >= least:
         raise BundleError(
-            f"the LLM gives another vector here than where the bundle was exported (cosine "
-            f"{cosine:.3f}); try LLMEMB_DTYPE=float32, or export the bundle again"
+            f"the LLM gives other vectors here than where the bundle was exported (cosine "
+            f"{cosine:.5f}, and {least} is the least); try LLMEMB_DTYPE=float32, or export the "
+            "bundle again"
         )
+    return cosine
+
+
+def _cosine(left: Floats, right: Floats) -> float:
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return float(((left * right).sum(axis=1) / (lengths + 1e-12)).min())
 
 
 async def on_disk(parts: Parts, work: Callable[[], T]) -> T:
@@ -188,12 +231,13 @@ async def on_disk(parts: Parts, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(parts.disk, work)
 
 
-def serving_of(request: Request) -> Serving:
+# Dependencies that are no coroutines FastAPI runs on threads, which costs more than these do.
+async def serving_of(request: Request) -> Serving:
     """The app's Serving, as a dependency."""
     serving: Serving = request.app.state.serving
     return serving
 
 
-def parts_of(serving: Annotated[Serving, Depends(serving_of)]) -> Parts:
+async def parts_of(serving: Annotated[Serving, Depends(serving_of)]) -> Parts:
     """The parts of a service that is ready, as a dependency; see Serving.parts."""
     return serving.parts

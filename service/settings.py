@@ -1,13 +1,20 @@
 """Everything an operator may change without a new image."""
 
 import json
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import DirectoryPath, Field, RedisDsn, ValidationError, model_validator
+from pydantic import DirectoryPath, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import LogFormat
+from service.redis_urls import check as check_url
+
 PREFIX = "LLMEMB_"
+# As browsers send it: no path, no slash at the end, in lower case; and no wildcard.
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 MAX_ITEMS = 1024  # of one /embed, whatever the operator says
 
 
@@ -31,9 +38,17 @@ class Settings(BaseSettings):
         Path("catalogue"), description="writable folder of the catalogue, of one process alone"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
+    api_keys_file: Path | None = Field(
+        None, description="keys that clients must have; a line is `name scopes key`"
+    )
+    allow_anonymous: bool = Field(
+        False, description="whether others than this machine may ask without a key"
+    )
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    redis_url: RedisDsn | None = Field(
-        None, description="cache shared by processes; none keeps the cache in this process"
+    redis_url: str | None = Field(
+        None,
+        description="cache shared by processes: redis(s)://, redis+sentinel:// or "
+        "redis+cluster://; none keeps the cache in this process",
     )
     redis_timeout_s: float = Field(
         0.1, gt=0, le=10, description="longest wait for Redis; slower is a cache miss"
@@ -43,26 +58,81 @@ class Settings(BaseSettings):
     )
     cache_items: int = Field(10_000, ge=0, description="vectors kept by the in-process cache")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body")
+    max_requests: int = Field(256, ge=1, description="requests in flight; more is 429")
+    max_inflight_bytes: int = Field(
+        64 * 2**20, ge=1024, description="bytes of bodies in flight; more is 429"
+    )
     max_items: int = Field(64, ge=1, le=MAX_ITEMS, description="most items of one /embed")
-    batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass")
+    batch_tokens: int = Field(1024, ge=1, description="tokens of one forward pass")
     batch_wait_ms: float = Field(3.0, ge=0, le=1000, description="wait for a batch to fill")
-    max_waiting_items: int = Field(512, ge=1, description="items waiting for the LLM; more is 429")
+    max_queue_tokens: int = Field(
+        16_384, ge=1, description="tokens waiting for the LLM or running; more is 429"
+    )
+    stuck_s: float = Field(
+        60.0, gt=0, description="how long one batch may run before liveness says so"
+    )
     request_timeout_s: float = Field(30.0, gt=0, description="deadline of a request; later is 504")
     drain_delay_s: float = Field(
         0.0, ge=0, le=300, description="how long to say `draining` before the port closes"
     )
+    drain_limit_s: float = Field(
+        30.0, ge=0, le=3600, description="then how long to finish what is in flight"
+    )
+    cors_origins: str = Field(
+        "",
+        description="origins whose pages may ask, as in https://shop.example; commas between",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line of the log"
     )
+    log_format: LogFormat = Field(
+        "json", description="json is an object a line, text is for people"
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return value and check_url(value)
+
+    @property
+    def cors(self) -> list[str]:
+        """The origins of cors_origins."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, value: str) -> str:
+        for origin in value.split(","):
+            if origin.strip() and not ORIGIN.fullmatch(origin.strip()):
+                raise ValueError(f"{origin.strip()!a} is no origin; write scheme://host[:port]")
+        return value
 
     @model_validator(mode="after")
-    def _one_request_fits_the_queue(self) -> "Settings":
-        if self.max_items > self.max_waiting_items:
+    def _strangers_need_a_key(self) -> "Settings":
+        if not (self.api_keys_file or self.allow_anonymous or is_loopback(self.host)):
             raise ValueError(
-                f"{PREFIX}MAX_ITEMS is {self.max_items}, more than {PREFIX}MAX_WAITING_ITEMS, "
-                f"which is {self.max_waiting_items}"
+                f"{PREFIX}HOST is {json.dumps(self.host)}, which others can reach, and there are "
+                f"no API keys: set {PREFIX}API_KEYS_FILE to a file of keys, or "
+                f"{PREFIX}ALLOW_ANONYMOUS=1 to serve everybody who can reach it"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> "Settings":
+        if self.max_body_bytes > self.max_inflight_bytes:
+            raise ValueError(
+                f"{PREFIX}MAX_BODY_BYTES is {self.max_body_bytes}, more than "
+                f"{PREFIX}MAX_INFLIGHT_BYTES, which is {self.max_inflight_bytes}"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a socket that listens on a host."""
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
@@ -81,7 +151,8 @@ def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic chec
         variable = PREFIX + str(first["loc"][0]).upper()
         if first["type"] == "missing":
             raise BadSettings(f"{variable} is not set: {describe(str(first['loc'][0]))}") from None
-        value = json.dumps(first["input"], default=str)
+        # An address may hold a password.
+        value = re.sub(r"//[^/@]*@", "//…@", json.dumps(first["input"], default=str))
         hint = ""
         if value.startswith('"tcp://'):
             # Kubernetes sets NAME_PORT for every service of a namespace.

@@ -144,6 +144,10 @@ class CatalogueStore:
             ).fetchone()
         return row and Item(item_id=item_id, attributes=json.loads(row[0]))
 
+    def get_many(self, item_ids: Sequence[str]) -> list[Item | None]:
+        """The items of ids, in their order; None where there is no such item."""
+        return [self.get(item_id) for item_id in item_ids]
+
     def put(self, entries: Sequence[Entry]) -> list[bool]:
         """Have items with these attributes in the catalogue: all or, on any error, none.
 

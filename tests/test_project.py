@@ -39,10 +39,13 @@ TERRITORY = {
     "redis": {"service"},
     "faiss": {"service"},
     "prometheus_client": {"service"},
+    "pythonjsonlogger": {"service"},
+    "opentelemetry": {"service"},
 }
-# What a stop may take: saying so, then the requests that are running, then closing the files.
-STOPPING = ("drain_delay_s", "request_timeout_s")
-CLOSING_S = 5
+# What a stop may take: saying so, then the requests that are running, then a forward pass, the
+# files and the last traces.
+STOPPING = ("drain_delay_s", "drain_limit_s")
+CLOSING_S = 20
 
 
 def imported(source: Path) -> set[str]:
@@ -251,7 +254,7 @@ def test_the_service_image_holds_no_training_code() -> None:
     text = (ROOT / "docker" / "Dockerfile").read_text()
 
     assert "COPY training" not in text
-    assert '".[service]"' in text
+    assert '".[service,tracing]"' in text
 
 
 def test_the_service_image_asks_itself_whether_it_is_ready() -> None:
@@ -282,6 +285,15 @@ def test_every_published_port_is_on_the_loopback_address(compose: dict[str, Any]
 
     assert len(published) == 2
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_the_service_answers_without_keys_only_behind_the_loopback_port(
+    compose: dict[str, Any],
+) -> None:
+    service = compose["services"]["service"]
+
+    assert service["environment"][f"{PREFIX}ALLOW_ANONYMOUS"] == "1"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 def test_redis_is_a_bounded_cache_that_only_the_service_reaches(compose: dict[str, Any]) -> None:

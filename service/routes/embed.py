@@ -1,14 +1,17 @@
 """Vectors of items that come with the request."""
 
+import base64
+import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from models.item import Item
 from service.embedder import Embedded
-from service.errors import Invalid, problems
+from service.errors import Forbidden, Invalid, problems
+from service.index import Floats
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 from service.settings import MAX_ITEMS
@@ -16,6 +19,7 @@ from service.store import Entry
 
 router = APIRouter(route_class=JSONRoute, tags=["embed"])
 
+LLM = "llm"  # the view that is the LLM's own vector
 FILM: dict[str, JsonValue] = {
     "item_id": "ml-1",
     "attributes": {
@@ -39,7 +43,14 @@ class EmbedRequest(BaseModel):
         description="At most `max_items` of GET /info, each id once.",
     )
     view: str | None = Field(
-        None, description="Answer this view alone; one that is made of attributes."
+        None,
+        description="Answer this view alone: one that is made of attributes, or `llm` for the "
+        "LLM's own vector. Without it, every view that the item has.",
+        examples=["text"],
+    )
+    encoding: Literal["float", "base64"] = Field(
+        "float",
+        description="How vectors are written: numbers, or base64 of little-endian 32-bit floats.",
     )
     index: bool = Field(False, description="Also put the items into the catalogue, all or none.")
 
@@ -48,7 +59,10 @@ class EmbeddedItem(BaseModel):
     """An item's vectors and what the LLM read of it."""
 
     item_id: str
-    vectors: dict[str, list[float]] = Field(description="By view.", examples=[{"text": [0.1, 0.2]}])
+    vectors: dict[str, list[float] | str] = Field(
+        description="By view; strings where `encoding` is `base64`.",
+        examples=[{"text": [0.1, 0.2]}],
+    )
     tokens: int = Field(description="Of the item's own text that the LLM read.", examples=[18])
     truncated: list[str] = Field(
         description="Attributes that lost text to the token limit.", examples=[["description"]]
@@ -68,7 +82,7 @@ def _check(query: EmbedRequest, parts: Parts, max_items: int) -> None:
     if len(query.items) > max_items:
         raise Invalid.field("items", f"has {len(query.items)} items; at most {max_items} may come")
     if query.view is not None:
-        known = parts.bundle.open_views
+        known = [*parts.bundle.open_views, LLM]
         if query.view not in known:
             raise Invalid.field("view", f"must be one of {', '.join(known)}", query.view)
     seen: set[str] = set()
@@ -76,6 +90,23 @@ def _check(query: EmbedRequest, parts: Parts, max_items: int) -> None:
         if item.item_id in seen:
             raise Invalid.field(f"items[{position}].item_id", "stands twice", item.item_id)
         seen.add(item.item_id)
+
+
+def written(vector: Floats, encoding: str) -> list[float] | str:
+    """A vector (W,) as JSON has it."""
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers
+
+
+def _vectors(each: Embedded, query: EmbedRequest) -> dict[str, list[float] | str]:
+    views = each.views if query.view is None else {LLM: each.llm_vector, **each.views}
+    return {
+        name: written(vector, query.encoding)
+        for name, vector in views.items()
+        if query.view in (None, name)
+    }
 
 
 def entries(embedded: Sequence[Embedded]) -> list[Entry]:
@@ -90,6 +121,7 @@ def entries(embedded: Sequence[Embedded]) -> list[Entry]:
 )
 async def embed(
     query: EmbedRequest,
+    request: Request,
     parts: Annotated[Parts, Depends(parts_of)],
     serving: Annotated[Serving, Depends(serving_of)],
 ) -> EmbedResponse:
@@ -98,21 +130,21 @@ async def embed(
     An item needs no history and need not be in the catalogue. With `index` the items are also
     in the catalogue, durably and recommendable, when the answer comes.
     """
+    if query.index and "write" not in request.state.scopes:
+        raise Forbidden("`index: true` changes the catalogue, and so needs the scope write")
+    started = time.perf_counter()
     _check(query, parts, serving.settings.max_items)
     embedded = await parts.embedder.embed(query.items)
     if query.index:
         await on_disk(parts, lambda: parts.store.put(entries(embedded)))
+        serving.metrics.to_recommendable.observe(time.perf_counter() - started)
     return EmbedResponse(
         bundle=parts.bundle.bundle_hash,
         encoder=parts.bundle.encoder_hash,
         results=[
             EmbeddedItem(
                 item_id=each.item.item_id,
-                vectors={
-                    name: vector.tolist()
-                    for name, vector in each.views.items()
-                    if query.view in (None, name)
-                },
+                vectors=_vectors(each, query),
                 tokens=each.tokens,
                 truncated=list(each.cut),
                 cached=each.cached,

@@ -53,6 +53,11 @@ class Info(BaseModel):
     dtype: str = Field(description="What the LLM runs in here.", examples=["bfloat16"])
     views: list[ViewInfo]
     template: PromptTemplate = Field(description="How an item becomes text.")
+    parity: float = Field(
+        description="Least cosine, at start, of a few items embedded alone, together and where "
+        "the bundle was exported.",
+        examples=[0.9998],
+    )
     items: int = Field(description="In the catalogue now.", examples=[1682])
     training_items: int
     limits: Limits
@@ -103,6 +108,7 @@ async def info(
             for view in manifest.views
         ],
         template=manifest.template,
+        parity=parts.parity,
         items=len(parts.store.snapshot),
         training_items=manifest.items,
         limits=Limits(
@@ -117,9 +123,12 @@ async def info(
 
 @router.get("/health/live", summary="Is the process worth keeping?", responses=problems(503))
 async def live(serving: Annotated[Serving, Depends(serving_of)]) -> Live:
-    """200 while inference can run or is being loaded; asks nothing outside the process."""
-    if not serving.alive:
-        raise NotReady("the inference thread has died; restart the process", retry_after_s=5)
+    """200 while inference can run or is being loaded; asks nothing outside the process.
+
+    503 once inference has died, or one batch has run for longer than LLMEMB_STUCK_S.
+    """
+    if serving.illness:
+        raise NotReady(serving.illness, retry_after_s=5)
     return Live()
 
 

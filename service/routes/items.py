@@ -1,5 +1,6 @@
 """The catalogue, item by item."""
 
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
@@ -10,7 +11,7 @@ from models.item import MAX_ATTRIBUTES, AttributeValue, Item
 from service.errors import UnknownItem, problems
 from service.requests import JSONRoute, item_id_of
 from service.routes.embed import FILM, entries
-from service.serving import Parts, on_disk, parts_of
+from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 
 router = APIRouter(route_class=JSONRoute, tags=["items"])
 
@@ -80,6 +81,7 @@ async def put_item(
     body: PutItem,
     item_id: ItemId,
     parts: Annotated[Parts, Depends(parts_of)],
+    serving: Annotated[Serving, Depends(serving_of)],
     response: Response,
 ) -> PutItemResponse:
     """Have an item in the catalogue: durable and recommendable when the answer comes.
@@ -93,8 +95,10 @@ async def put_item(
             [{**each, "loc": ("body", *each["loc"])} for each in error.errors()],
             body=body.model_dump(),
         ) from None
+    started = time.perf_counter()
     (embedded,) = await parts.embedder.embed([item], where="body")
     (created,) = await on_disk(parts, lambda: parts.store.put(entries([embedded])))
+    serving.metrics.to_recommendable.observe(time.perf_counter() - started)
     response.status_code = 201 if created else 200
     return PutItemResponse(
         item_id=item_id,

@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends
@@ -10,13 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.item import MAX_ID_BYTES
 from service.errors import Invalid, problems
+from service.explain import attribute_shares
+from service.index import Floats
 from service.requests import JSONRoute
-from service.serving import Parts, parts_of
+from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 
 router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
+MAX_EXPLAINED = 25  # items whose attributes are explained in one answer
 LARGEST = 1e15  # in a query vector; products of such are still 32-bit floats
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
@@ -40,6 +44,12 @@ class RecommendRequest(BaseModel):
     k: K = 25
     exclude: Exclude = []
     exclude_history: bool = Field(True, description="Whether to leave the history's items out.")
+    explain: Literal["none", "history", "attributes"] = Field(
+        "none",
+        description="`history` tells of each item which item of the history is nearest to it; "
+        "`attributes` tells also what its attributes add to its score, and runs the LLM once for "
+        f"each of them: k may be {MAX_EXPLAINED} at most.",
+    )
 
 
 class ScoredItem(BaseModel):
@@ -49,12 +59,26 @@ class ScoredItem(BaseModel):
     score: float = Field(examples=[4.2])
 
 
+class RecommendedItem(ScoredItem):
+    """A recommended item, and why it is, if that was asked for."""
+
+    because: str | None = Field(
+        None, description="The item of the history that is nearest to it.", examples=["ml-50"]
+    )
+    attributes: dict[str, float] | None = Field(
+        None,
+        description="By how much the score falls without each attribute; empty for an item that "
+        "has only one.",
+        examples=[{"title": 0.4, "genres": 1.1}],
+    )
+
+
 class RecommendResponse(BaseModel):
     """Items, best first; ties by id."""
 
     bundle: str = Field(description="Hash of all that changes an answer.")
     recommendation_id: str = Field(description="Of this answer, to join later events to it.")
-    items: list[ScoredItem]
+    items: list[RecommendedItem]
     unknown_history: list[str] = Field(description="Ids of the history that were skipped.")
     degraded: list[str] = Field(
         description="`fewer_than_k`: no more items are allowed. `cache`: Redis cannot be reached.",
@@ -90,11 +114,14 @@ class SearchResponse(BaseModel):
 
 @router.post(
     "/recommend",
+    response_model_exclude_none=True,
     summary="Recommend items for a history",
     responses=problems(400, 404, 413, 415, 422, 429, 503, 504),
 )
 async def recommend(
-    query: RecommendRequest, parts: Annotated[Parts, Depends(parts_of)]
+    query: RecommendRequest,
+    parts: Annotated[Parts, Depends(parts_of)],
+    serving: Annotated[Serving, Depends(serving_of)],
 ) -> RecommendResponse:
     """The k items most likely to follow this history.
 
@@ -102,25 +129,47 @@ async def recommend(
     catalogue does not know are skipped and listed; 404 only if it knows none.
     """
     started = time.perf_counter()
+    if query.explain == "attributes" and query.k > MAX_EXPLAINED:
+        raise Invalid.field(
+            "k", f"must be {MAX_EXPLAINED} at most where attributes are explained", query.k
+        )
     ranked = await parts.recommender.recommend(
-        query.history, query.k, query.exclude, query.exclude_history
+        query.history, query.k, query.exclude, query.exclude_history, query.explain != "none"
     )
-    degraded = [
-        name
-        for name, applies in [
-            ("fewer_than_k", len(ranked.items) < query.k),
-            ("cache", parts.cache.degraded),
-        ]
-        if applies
-    ]
+    items = [RecommendedItem(item_id=item_id, score=score) for item_id, score in ranked.items]
+    for item, nearest in zip(items, ranked.because or (), strict=False):
+        item.because = nearest
+    if query.explain == "attributes":
+        await _explain(items, ranked.queries, parts)
+    reasons = {
+        "unknown_history": bool(ranked.unknown),
+        "fewer_than_k": len(items) < query.k,
+    }
+    for reason, applies in reasons.items():
+        serving.metrics.fallback.labels(reason).inc(applies)
+    degraded = ["fewer_than_k"] * reasons["fewer_than_k"] + ["cache"] * parts.cache.degraded
     return RecommendResponse(
         bundle=parts.bundle.bundle_hash,
         recommendation_id=uuid.uuid4().hex,
-        items=[ScoredItem(item_id=item_id, score=score) for item_id, score in ranked.items],
+        items=items,
         unknown_history=ranked.unknown,
         degraded=degraded,
         took_ms=round(1000 * (time.perf_counter() - started), 3),
     )
+
+
+async def _explain(
+    items: Sequence[RecommendedItem], queries: Mapping[str, Floats], parts: Parts
+) -> None:
+    ids = [item.item_id for item in items]
+    known = await on_disk(parts, lambda: parts.store.get_many(ids))
+    # An item may have gone since it was ranked.
+    there = [(item, each) for item, each in zip(items, known, strict=True) if each]
+    shares = await attribute_shares(
+        parts.bundle, parts.embedder, [each for _, each in there], queries
+    )
+    for (item, _), share in zip(there, shares, strict=True):
+        item.attributes = share
 
 
 @router.post(

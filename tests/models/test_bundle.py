@@ -47,11 +47,14 @@ def test_a_new_item_has_the_text_view_alone(bundle: Bundle) -> None:
 
 def test_what_follows_a_history_comes_by_id(bundle: Bundle) -> None:
     # Film 4 follows 3, film 6 follows 5; the age of 3 is one, so it counts half.
-    following = bundle.following(["3", "unheard of", "5"])
+    rows, scores = bundle.following(["3", "unheard of", "5"])
 
+    following = {
+        bundle.catalogue.ids[row - 1]: score for row, score in zip(rows, scores, strict=True)
+    }
     assert set(following) == {"4", "6"}
     assert following["6"] == pytest.approx(2 * following["4"])
-    assert bundle.following(["unheard of"]) == {}
+    assert len(bundle.following(["unheard of"])[0]) == 0
 
 
 def test_a_history_without_a_view_has_a_state_of_zeros_in_it(bundle: Bundle) -> None:

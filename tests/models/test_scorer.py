@@ -58,7 +58,7 @@ def test_an_item_without_a_view_is_scored_by_its_others_times_the_factor() -> No
     )
 
     expected = alone.score(alone.queries({"text": state}), {"text": TRAINED}, {"text": ALL})
-    np.testing.assert_allclose(scores, 3.0 * expected, rtol=1e-4)
+    np.testing.assert_allclose(scores, 3.0 * expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_view_that_no_item_of_the_history_has_says_nothing() -> None:
@@ -84,7 +84,7 @@ def test_the_factor_is_for_views_that_the_history_has() -> None:
 
     alone = Scorer({"text": statistics["text"]}, {"text": 0.5})
     expected = alone.score(alone.queries({"text": state}), {"text": TRAINED}, {"text": ALL})
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])

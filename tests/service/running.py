@@ -1,5 +1,6 @@
 """The service on a real socket: in this process (quick to start) or in one of its own."""
 
+import logging
 import os
 import random
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
@@ -32,6 +34,19 @@ def free_port() -> int:
             return port
 
 
+def wait_for_record(
+    caplog: pytest.LogCaptureFixture, message: str, **fields: object
+) -> logging.LogRecord:
+    """The log record with that message and those fields; a request's follows its answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        for record in list(caplog.records):
+            if record.getMessage() == message and fields.items() <= record.__dict__.items():
+                return record
+        assert time.monotonic() < deadline, [each.__dict__ for each in caplog.records]
+        time.sleep(0.01)
+
+
 class Client(httpx.Client):
     """An HTTP client of one running service, and the app where it runs in this process."""
 
@@ -41,9 +56,13 @@ class Client(httpx.Client):
         self._app = app
 
     @property
-    def parts(self) -> Parts:
+    def app(self) -> FastAPI:
         assert self._app
-        parts: Parts = self._app.state.serving.parts
+        return self._app
+
+    @property
+    def parts(self) -> Parts:
+        parts: Parts = self.app.state.serving.parts
         return parts
 
     def embed(self, *items: dict[str, Any], **fields: object) -> dict[str, Any]:
@@ -98,14 +117,14 @@ def in_this_process(bundle: Path, catalogue: Path, **settings: object) -> Iterat
 
 @contextmanager
 def in_a_process(
-    bundle: Path, catalogue: Path, port: int, **env: str
+    bundle: Path, catalogue: Path, port: int, module: str = "service", **env: str
 ) -> Iterator["subprocess.Popen[str]"]:
     """`python -m service` in a process of its own, which does not outlive the block."""
     # Few lines: nobody reads the pipe while it runs, and a full pipe would stop it.
     env = {"LLMEMB_DTYPE": "float32", "LLMEMB_LOG_LEVEL": "error", **env}
     arguments = [f"--bundle={bundle}", f"--catalogue={catalogue}", f"--port={port}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "service", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, **env},
         stdout=subprocess.PIPE,

@@ -1,45 +1,70 @@
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
 from models import OutOfMemory
-from models.encoder import Encoded
+from models.encoder import Encoded, Tokens
 from models.item import InvalidItem
 from models.prompt import Prompt
+from service import batcher as module
 from service.batcher import Batcher, Unreadable
 from service.errors import NotReady, Overloaded
 from service.metrics import Metrics
 
+MAX_TOKENS = 100
+T = TypeVar("T")
+
 
 class Reader:
-    """An encoder whose vector is the length of the prompt; some words make it fail."""
+    """An LLM of one token a letter, whose vector is their number; some words make it fail."""
 
     def __init__(self) -> None:
-        self.batches: list[int] = []
+        self.batches: list[list[int]] = []
+        self.budgets: list[int] = []
+        self.fits = 10**9  # letters that fit into memory
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, prompts: Sequence[Prompt], batch_tokens: int) -> Encoded:
-        self.gate.wait(10)
-        self.batches.append(len(prompts))
-        text = " ".join(prompt.body for prompt in prompts)
-        if "unreadable" in text:
+    def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
+        if any("tokenless" in prompt.body for prompt in prompts):
             raise InvalidItem("no token")
-        if "huge" in text or ("large" in text and len(prompts) > 1):
+        return [Tokens([ord(c) for c in p.body], len(p.body), ()) for p in prompts]
+
+    def encode(self, tokens: Sequence[Tokens], batch_tokens: int) -> Encoded:
+        self.gate.wait(10)
+        lengths = [each.own for each in tokens]
+        self.batches.append(lengths)
+        self.budgets.append(batch_tokens)
+        text = " ".join("".join(map(chr, each.ids)) for each in tokens)
+        if "infinite" in text:
+            raise FloatingPointError("not finite")
+        if sum(lengths) > self.fits:
             raise OutOfMemory("does not fit")
         if "deadly" in text:
             raise SystemExit
-        vectors = np.array([[len(prompt.body)] for prompt in prompts], np.float32)
-        return Encoded(vectors, np.ones(len(prompts), np.int32), [()] * len(prompts))
+        vectors = np.array(lengths, np.float32)[:, None]
+        return Encoded(vectors, np.array(lengths, np.int32), [()] * len(tokens))
 
-
-def prompt(body: str) -> Prompt:
-    return Prompt("", body, (("title", len(body)),))
+    def batcher(
+        self,
+        batch_tokens: int = 12,
+        wait_s: float = 0.05,
+        max_queue_tokens: int = 200,
+        metrics: Metrics | None = None,
+    ) -> Batcher:
+        return Batcher(
+            self.tokenise,
+            self.encode,
+            MAX_TOKENS,
+            batch_tokens,
+            wait_s,
+            max_queue_tokens,
+            metrics or Metrics(),
+        )
 
 
 @pytest.fixture
@@ -47,159 +72,266 @@ def reader() -> Reader:
     return Reader()
 
 
-@pytest.fixture
-def batcher(reader: Reader) -> Iterator[Batcher]:
-    made = Batcher(reader, batch_tokens=10, wait_s=0.02, max_waiting=20, metrics=Metrics())
-    yield made
-    reader.gate.set()
-    made.close()
+def prompt(body: str) -> Prompt:
+    return Prompt("", body, (("title", len(body)),))
 
 
-def run(*work: Callable[[], Coroutine[Any, Any, Any]]) -> list[Any]:
-    async def together() -> list[Any]:
-        return await asyncio.gather(*(each() for each in work), return_exceptions=True)
-
-    return asyncio.run(together())
+async def encode(batcher: Batcher, *bodies: str) -> list[float]:
+    found = await batcher.encode({body: prompt(body) for body in bodies})
+    return [float(found[body].vector[0]) for body in bodies]
 
 
-def encode(batcher: Batcher, *bodies: str) -> Callable[[], Coroutine[Any, Any, Any]]:
-    async def work() -> list[float]:
-        found = await batcher.encode([prompt(body) for body in bodies])
-        return [float(each.vector[0]) for each in found]
-
-    return work
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
-def test_callers_share_batches_and_get_their_own(batcher: Batcher, reader: Reader) -> None:
-    answers = run(*(encode(batcher, "x" * n, "y" * (n + 1)) for n in range(1, 4)))
+def run(batcher: Batcher, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def and_close() -> T:
+        try:
+            return await work()
+        finally:
+            await batcher.close()
 
-    assert answers == [[1, 2], [2, 3], [3, 4]]
-    assert reader.batches == [6]
-
-
-def test_a_batch_stays_within_its_tokens(batcher: Batcher, reader: Reader) -> None:
-    (answer,) = run(encode(batcher, *["x" * 16] * 7))  # 5 estimated tokens each
-
-    assert answer == [16] * 7
-    assert reader.batches == [2, 2, 2, 1]
+    return asyncio.run(and_close())
 
 
-def test_an_error_reaches_only_the_caller_whose_prompt_it_was(batcher: Batcher) -> None:
-    fine, bad, large, huge = run(
-        encode(batcher, "a"),
-        encode(batcher, "b", "unreadable"),
-        encode(batcher, "large"),
-        encode(batcher, "huge"),
-    )
+def queued(reader: Reader, batcher: Batcher, *asked: Sequence[str]) -> list[Any]:
+    """What callers get who all come while another batch runs."""
 
-    assert fine == [1]
-    assert isinstance(bad, Unreadable)
-    assert bad.position == 1
-    assert large == [5]  # alone it fits
-    assert isinstance(huge, OutOfMemory)
-
-
-def test_a_full_queue_refuses_and_says_when_to_return(batcher: Batcher, reader: Reader) -> None:
-    reader.gate.clear()
-
-    async def work() -> tuple[Overloaded, int]:
-        first = asyncio.ensure_future(batcher.encode([prompt("x")]))
-        await asyncio.sleep(0.1)  # it runs, and waits no more
-        waiting = asyncio.ensure_future(batcher.encode([prompt("x")] * 20))
+    async def work() -> list[Any]:
+        reader.gate.clear()
+        first = asyncio.ensure_future(encode(batcher, "first"))
+        await until(lambda: batcher.running_s > 0)
+        callers = [asyncio.ensure_future(encode(batcher, *bodies)) for bodies in asked]
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded) as refused:
-            await batcher.encode([prompt("x")])
+        await until(
+            lambda: all(e.started or k in batcher._ready for k, e in batcher._entries.items())
+        )
         reader.gate.set()
         await first
-        return refused.value, len(await waiting)
+        return list(await asyncio.gather(*callers, return_exceptions=True))
 
-    error, answered = asyncio.run(work())
+    return list(run(batcher, work))
+
+
+def test_callers_share_batches_and_get_their_own(reader: Reader) -> None:
+    answers = queued(reader, reader.batcher(), ["a", "bb"], ["ccc"])
+
+    assert answers == [[1, 2], [3]]
+    assert reader.batches == [[5], [1, 2, 3]]
+
+
+def test_a_batch_holds_what_is_alike_in_length_and_no_more_tokens_than_it_may(
+    reader: Reader,
+) -> None:
+    queued(reader, reader.batcher(), ["aaaa"], ["b" * 9], ["cc"], ["ddd"], ["eeeee"])
+
+    # The oldest, and those nearest to its 4: padded to 4, three fill the 12.
+    assert [sorted(batch) for batch in reader.batches[1:]] == [[2, 3, 4], [9], [5]]
+
+
+def test_a_prompt_that_waits_or_runs_is_not_run_again(reader: Reader) -> None:
+    metrics = Metrics()
+    answers = queued(reader, reader.batcher(metrics=metrics), *[["same"]] * 9, ["first"])
+
+    assert answers == [[4]] * 9 + [[5]]
+    assert reader.batches == [[5], [4]]
+    assert metrics.embedded.labels("inflight")._value.get() == 9
+    assert metrics.embedded.labels("model")._value.get() == 2
+
+
+def test_whoever_asked_first_may_leave_the_others_still_get_it(reader: Reader) -> None:
+    batcher = reader.batcher()
+
+    async def work() -> list[float]:
+        reader.gate.clear()
+        first = asyncio.ensure_future(encode(batcher, "first"))
+        await until(lambda: batcher.running_s > 0)
+        leaves = asyncio.ensure_future(encode(batcher, "same"))
+        await asyncio.sleep(0)
+        stays = asyncio.ensure_future(encode(batcher, "same"))
+        await asyncio.sleep(0)
+        leaves.cancel()
+        reader.gate.set()
+        await first
+        return await stays
+
+    assert run(batcher, work) == [4]
+
+
+def test_what_nobody_waits_for_is_dropped_and_frees_its_tokens(reader: Reader) -> None:
+    metrics = Metrics()
+    batcher = reader.batcher(metrics=metrics)
+
+    async def work() -> None:
+        reader.gate.clear()
+        first = asyncio.ensure_future(encode(batcher, "first"))
+        await until(lambda: batcher.running_s > 0)
+        left = asyncio.ensure_future(encode(batcher, "a" * 9, "b" * 9))
+        await until(lambda: batcher._queued == 23)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        assert metrics.queue_tokens._value.get() == 5
+        reader.gate.set()
+        await first
+        await encode(batcher, "last")
+
+    run(batcher, work)
+
+    assert reader.batches == [[5], [4]]
+    assert metrics.queue_tokens._value.get() == 0
+
+
+def test_one_that_comes_alone_does_not_wait_and_several_wait_for_more(reader: Reader) -> None:
+    batcher = reader.batcher(wait_s=0.3, batch_tokens=100)
+
+    async def work() -> tuple[float, list[list[int]]]:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await encode(batcher, "alone")
+        seconds = loop.time() - started
+        await encode(batcher, "a", "bb")  # a batch of two
+        early = asyncio.ensure_future(encode(batcher, "early"))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(early, encode(batcher, "late"))
+        return seconds, reader.batches
+
+    seconds, batches = run(batcher, work)
+
+    assert seconds < 0.2
+    assert batches == [[5], [1, 2], [5, 4]]
+
+
+def test_an_error_reaches_only_those_who_asked_for_that_prompt(reader: Reader) -> None:
+    fine, tokenless, infinite = queued(
+        reader, reader.batcher(batch_tokens=100), ["a", "bb"], ["c", "tokenless"], ["infinite", "d"]
+    )
+
+    assert fine == [1, 2]
+    assert isinstance(tokenless, Unreadable)
+    assert tokenless.key == "tokenless"
+    assert isinstance(infinite, Unreadable)
+    assert infinite.key == "infinite"
+
+
+def test_an_out_of_memory_halves_the_batches_and_fails_only_what_cannot_fit(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECOVER_AFTER", 4)
+    reader.fits = 10
+    metrics = Metrics()
+    batcher = reader.batcher(batch_tokens=40, metrics=metrics)
+    answers = queued(reader, batcher, ["aaaa", "bbbb", "cccc"], ["d" * 12])
+
+    assert answers[0] == [4, 4, 4]
+    assert isinstance(answers[1], OutOfMemory)
+    assert metrics.batch_budget._value.get() == 20
+
+    async def more() -> None:
+        again = reader.batcher(batch_tokens=40, metrics=metrics)
+        again._set_budget(20)
+        for number in range(4):
+            await encode(again, f"{number}")
+        await again.close()
+
+    asyncio.run(more())
+    assert metrics.batch_budget._value.get() == 40  # after a while a larger one is tried again
+
+
+def test_a_full_queue_refuses_and_says_when_to_return(reader: Reader) -> None:
+    batcher = reader.batcher(max_queue_tokens=50)
+
+    async def work() -> Overloaded:
+        reader.gate.clear()
+        waiting = asyncio.ensure_future(encode(batcher, "a" * 45))
+        await until(lambda: batcher.running_s > 0)
+        with pytest.raises(Overloaded) as refused:
+            await encode(batcher, "b" * 6)
+        fits = asyncio.ensure_future(encode(batcher, "c" * 5))
+        joins = asyncio.ensure_future(encode(batcher, "a" * 45))  # costs nothing
+        await until(lambda: batcher._queued == 50)
+        reader.gate.set()
+        assert await asyncio.gather(waiting, fits, joins) == [[45], [5], [45]]
+        return refused.value
+
+    error = run(batcher, work)
 
     assert error.retry_after_s is not None
     assert 1 <= error.retry_after_s <= 60
-    assert answered == 20
+    assert "45 tokens are waiting and at most 50 may" in str(error)
 
 
-def test_cancelled_work_is_not_done(batcher: Batcher, reader: Reader) -> None:
-    reader.gate.clear()
+def test_what_no_retry_could_cure_is_not_refused_as_too_much(reader: Reader) -> None:
+    batcher = reader.batcher(max_queue_tokens=50)
+
+    assert run(batcher, lambda: encode(batcher, "a" * 60, "b" * 60)) == [60, 60]
+
+
+def test_bytes_bound_the_tokens_until_they_are_known(reader: Reader) -> None:
+    metrics = Metrics()
+    batcher = reader.batcher(metrics=metrics)
+    seen = []
 
     async def work() -> None:
-        first = asyncio.ensure_future(batcher.encode([prompt("x")]))
-        await asyncio.sleep(0.1)
-        left = asyncio.ensure_future(batcher.encode([prompt("y")] * 9))
+        reader.gate.clear()
+        asked = asyncio.ensure_future(encode(batcher, "日本語"))
         await asyncio.sleep(0)
-        left.cancel()
-        await asyncio.gather(left, return_exceptions=True)
+        seen.append(metrics.queue_tokens._value.get())
+        await until(lambda: batcher.running_s > 0)
+        seen.append(metrics.queue_tokens._value.get())
         reader.gate.set()
-        await first
-        await batcher.encode([prompt("z")])
+        await asked
 
-    asyncio.run(work())
+    run(batcher, work)
 
-    assert reader.batches == [1, 1]
+    assert seen == [9, 3]
 
 
-def test_calls_run_on_the_inference_thread_before_waiting_prompts(
-    batcher: Batcher, reader: Reader
-) -> None:
-    reader.gate.clear()
-    done: list[str] = []
+def test_a_batch_that_hangs_is_seen(reader: Reader) -> None:
+    batcher = reader.batcher()
 
-    async def work() -> str:
-        first = asyncio.ensure_future(batcher.encode([prompt("x")]))
-        await asyncio.sleep(0.1)
-        second = asyncio.ensure_future(batcher.encode([prompt("y")]))
-        second.add_done_callback(lambda _: done.append("encode"))
-        await asyncio.sleep(0)
-        call = asyncio.ensure_future(batcher.call(lambda: threading.current_thread().name))
-        call.add_done_callback(lambda _: done.append("call"))
-        await asyncio.sleep(0)
+    async def work() -> tuple[float, float]:
+        reader.gate.clear()
+        asked = asyncio.ensure_future(encode(batcher, "x"))
+        await asyncio.sleep(0.2)
+        hanging = batcher.running_s
         reader.gate.set()
-        await asyncio.gather(first, second, call)
-        return await call
+        await asked
+        return hanging, batcher.running_s
 
-    assert asyncio.run(work()) == "inference"
-    assert done == ["call", "encode"]
+    hanging, after = run(batcher, work)
 
-
-def test_an_error_of_a_call_is_its_callers(batcher: Batcher) -> None:
-    def wrong() -> None:
-        raise KeyError("x")
-
-    failed, fine = run(lambda: batcher.call(wrong), lambda: batcher.call(lambda: 3))
-
-    assert isinstance(failed, KeyError)
-    assert fine == 3
+    assert hanging > 0.1
+    assert after == 0
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_thread_is_seen_and_nobody_waits_for_it(batcher: Batcher) -> None:
-    (answer,) = run(encode(batcher, "deadly"))
+def test_a_dead_thread_is_seen_and_nobody_waits_for_it(reader: Reader) -> None:
+    batcher = reader.batcher()
+    dead, waiting = queued(reader, batcher, ["deadly"], ["w" * 12])
 
-    assert isinstance(answer, NotReady)
-    deadline = time.monotonic() + 5
-    while batcher.alive and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert isinstance(dead, NotReady)
+    assert isinstance(waiting, NotReady)
     assert not batcher.alive
-    assert isinstance(run(encode(batcher, "x"))[0], NotReady)
 
 
-def test_closing_fails_what_waits(reader: Reader) -> None:
-    batcher = Batcher(reader, 10, 0.0, 20, Metrics())
-    reader.gate.clear()
+def test_closing_finishes_what_runs_and_fails_what_waits(reader: Reader) -> None:
+    batcher = reader.batcher()
 
     async def work() -> list[Any]:
-        first = asyncio.ensure_future(batcher.encode([prompt("x")]))
-        await asyncio.sleep(0.1)
-        waiting = asyncio.ensure_future(batcher.encode([prompt("y")]))
-        await asyncio.sleep(0)
-        closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
-        await asyncio.sleep(0.05)
-        reader.gate.set()
-        await closing
-        return list(await asyncio.gather(first, waiting, return_exceptions=True))
+        reader.gate.clear()
+        runs = asyncio.ensure_future(encode(batcher, "x"))
+        await until(lambda: batcher.running_s > 0)
+        waits = asyncio.ensure_future(encode(batcher, "y"))
+        await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_later(0.05, reader.gate.set)
+        await batcher.close()
+        return list(await asyncio.gather(runs, waits, return_exceptions=True))
 
-    first, waiting = asyncio.run(work())
+    runs, waits = asyncio.run(work())
 
-    assert len(first) == 1  # the batch that ran is finished
-    assert isinstance(waiting, NotReady)
+    assert runs == [1]
+    assert isinstance(waits, NotReady)
+    with pytest.raises(NotReady):
+        asyncio.run(encode(batcher, "z"))

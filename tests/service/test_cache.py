@@ -1,21 +1,25 @@
 import asyncio
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.asyncio.connection import SSLConnection
 
 from service import cache as module
 from service.batcher import LLMVector
-from service.cache import MemoryCache, cache_key, pack, unpack
+from service.cache import CLOSED, HALF_OPEN, OPEN, Circuit, MemoryCache, cache_key, pack, unpack
 from service.metrics import Metrics
+from service.redis_urls import connect
 from tests.service.conftest import RedisServer, Serve
 from tests.service.running import free_port
 from tests.tiny import films
 
 FILM = films(1)[0].model_dump()
+UNANSWERED = ("error", "bypass")
 VALUE = LLMVector(np.arange(4, dtype=np.float32), 7, ("plot", "日本"))
 
 
@@ -56,16 +60,14 @@ def test_the_key_changes_with_the_encoder_and_the_text() -> None:
 
 
 def test_memory_keeps_what_was_used_last() -> None:
-    async def use() -> list[LLMVector | None]:
+    async def use() -> set[str]:
         cache = MemoryCache(2, Metrics())
         await cache.put_many({"a": VALUE, "b": VALUE})
         await cache.get_many(["a"])
         await cache.put_many({"c": VALUE})
-        return await cache.get_many(["a", "b", "c"])
+        return set(await cache.get_many(["a", "b", "c"]))
 
-    a, b, c = asyncio.run(use())
-
-    assert (a is not None, b is not None, c is not None) == (True, False, True)
+    assert asyncio.run(use()) == {"a", "c"}
 
 
 def test_without_redis_everything_is_answered_and_readiness_says_so(serve: Serve) -> None:
@@ -74,7 +76,8 @@ def test_without_redis_everything_is_answered_and_readiness_says_so(serve: Serve
     results = [client.embed(FILM)["results"][0] for _ in range(3)]
 
     assert [each["cached"] for each in results] == [False, False, False]
-    assert client.metric('llmemb_cache_requests_total{result="error"}') == 3
+    asked = [client.metric(f'llmemb_cache_requests_total{{result="{r}"}}') for r in UNANSWERED]
+    assert sum(asked) == 3
     ready = client.get("/health/ready")
     assert (ready.status_code, ready.json()["degraded"]) == (200, ["cache"])
     assert client.post("/recommend", json={"history": ["1"], "k": 1}).json()["degraded"] == [
@@ -114,6 +117,101 @@ def test_redis_may_die_and_come_back(
     assert client.get("/health/ready").json()["degraded"] == []
 
 
+def test_the_circuit_opens_after_failures_and_one_probe_closes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "OPEN_S", 0.05)
+    metrics = Metrics()
+    circuit = Circuit(metrics)
+    for _ in range(2):
+        assert circuit.admits()
+        circuit.failed(OSError())
+    assert circuit.state == CLOSED
+    assert circuit.admits()
+    circuit.failed(OSError())
+
+    assert (circuit.state, circuit.admits()) == (OPEN, False)
+    assert metrics.circuit._value.get() == OPEN
+    time.sleep(0.06)
+    assert [circuit.admits(), circuit.admits()] == [True, False]  # one probes, others do not wait
+    assert metrics.circuit._value.get() == HALF_OPEN
+    circuit.failed(OSError())
+    assert (circuit.state, circuit.admits()) == (OPEN, False)
+    time.sleep(0.06)
+    assert circuit.admits()
+    circuit.left()  # the probing client hung up: the next one may
+    assert circuit.admits()
+    circuit.worked()
+    assert (circuit.state, circuit.failing, circuit.admits()) == (CLOSED, False, True)
+
+
+def test_values_written_together_do_not_expire_together(
+    serve: Serve, redis_server: RedisServer
+) -> None:
+    client = serve(redis_url=redis_server.url, redis_timeout_s=1, cache_ttl_s=1000)
+    client.embed(*(film.model_dump() for film in films(12)))
+
+    with redis.Redis(port=redis_server.port) as direct:
+        lifetimes = {direct.ttl(key) for key in direct.keys("llmemb:1:*")}
+    assert len(lifetimes) > 3
+    assert min(lifetimes) >= 898
+    assert max(lifetimes) <= 1100
+
+
+def test_while_the_circuit_is_open_redis_is_bypassed(serve: Serve) -> None:
+    client = serve(redis_url=f"redis://127.0.0.1:{free_port()}")
+    for _ in range(5):
+        client.embed(FILM)
+
+    asked = [client.metric(f'llmemb_cache_requests_total{{result="{r}"}}') for r in UNANSWERED]
+    assert asked == [2, 3]  # readiness had asked before, so that the second failed as the third
+    assert client.metric("llmemb_cache_circuit_state") == OPEN
+
+
+def test_sentinel_names_the_server(serve: Serve, redis_server: RedisServer, tmp_path: Path) -> None:
+    with redis_server.sentinel(tmp_path, "cache") as port:
+        client = serve(
+            redis_url=f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{port}/cache/0",
+            redis_timeout_s=1,
+        )
+        found = [client.embed(FILM)["results"][0]["cached"] for _ in range(2)]
+
+    assert found == [False, True]
+
+
+def test_a_cluster_keeps_values_too(serve: Serve, tmp_path: Path) -> None:
+    with RedisServer.of(tmp_path, "--cluster-enabled", "yes") as server:
+        server.take_all_slots()
+        client = serve(redis_url=f"redis+cluster://127.0.0.1:{server.port}", redis_timeout_s=1)
+        both = [film.model_dump() for film in films(2)]
+        found = [[each["cached"] for each in client.embed(*both)["results"]] for _ in range(2)]
+
+    assert found == [[False, False], [True, True]]
+
+
+def test_a_tls_address_is_asked_over_tls() -> None:
+    client = connect("rediss://user:secret@host:6380/1", 0.1)
+
+    pool = client.connection_pool  # type: ignore[attr-defined]
+    assert pool.connection_class is SSLConnection
+    assert pool.connection_kwargs["port"] == 6380
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://host", "must begin with one of redis://"),
+        ("redis://", "names no host"),
+        ("redis://host:port", "the port 'port' is no number"),
+        ("redis+sentinel://host", "must name Sentinel's service"),
+        ("redis+sentinel://host/name/x", "the database is 'x'"),
+    ],
+)
+def test_an_address_that_is_none_is_told(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        connect(url, 0.1)
+
+
 def test_garbage_in_redis_is_a_miss_and_is_replaced(
     serve: Serve, redis_server: RedisServer
 ) -> None:
@@ -130,4 +228,5 @@ def test_garbage_in_redis_is_a_miss_and_is_replaced(
         direct.delete(key)
 
     assert (again["cached"], third["cached"]) == (False, False)
+    assert client.metric('llmemb_cache_requests_total{result="corrupt"}') == 1
     np.testing.assert_allclose(again["vectors"]["text"], miss["vectors"]["text"], atol=1e-6)

@@ -1,15 +1,16 @@
-import asyncio
+import base64
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
 
 from models.bundle import Bundle
+from models.encoder import Encoded, Tokens
 from tests.service.conftest import RedisServer, Serve
 from tests.service.running import Client
 from tests.tiny import films
@@ -87,6 +88,36 @@ def test_one_view_can_be_asked_for(shared: Client) -> None:
     assert list(result["vectors"]) == ["text"]
 
 
+def test_base64_says_the_same_as_numbers(shared: Client) -> None:
+    (numbers,) = shared.embed(FILMS[0])["results"]
+    (text,) = shared.embed(FILMS[0], encoding="base64")["results"]
+
+    assert numbers["vectors"].keys() == text["vectors"].keys()
+    for name, vector in numbers["vectors"].items():
+        decoded = np.frombuffer(base64.b64decode(text["vectors"][name]), "<f4")
+        np.testing.assert_array_equal(decoded, np.array(vector, np.float32))
+
+
+def test_the_llms_own_vector_can_be_asked_for(shared: Client, bundle: Bundle) -> None:
+    results = shared.embed(*FILMS, view="llm")["results"]
+
+    for film, result in zip(FILMS, results, strict=True):
+        expected = bundle.llm_vectors[bundle.catalogue.rows[film["item_id"]] - 1]
+        assert list(result["vectors"]) == ["llm"]
+        np.testing.assert_allclose(result["vectors"]["llm"], expected, atol=1e-5)
+
+
+def test_equal_texts_of_one_request_are_read_once(serve: Serve) -> None:
+    client = serve(cache_items=0)
+    twins = [{**FILMS[0], "item_id": f"twin{number}"} for number in range(3)]
+
+    results = client.embed(*twins)["results"]
+
+    assert [each["vectors"] for each in results] == [results[0]["vectors"]] * 3
+    assert client.metric('llmemb_embed_items_total{source="model"}') == 1
+    assert client.metric('llmemb_embed_items_total{source="inflight"}') == 2
+
+
 def test_a_new_item_has_the_views_that_need_no_training(shared: Client) -> None:
     (result,) = shared.embed({"item_id": "new", "attributes": {"title": "New"}})["results"]
 
@@ -108,44 +139,65 @@ def test_index_makes_all_items_recommendable_or_none(serve: Serve) -> None:
 
 @contextmanager
 def stalled(client: Client) -> Iterator[None]:
-    """The inference thread is busy with one long call."""
-    release = threading.Event()
-    busy = threading.Event()
+    """The inference thread is busy with one item, and finished with it afterwards."""
+    batcher = client.parts.batcher
+    encode, release = batcher._encode, threading.Event()
 
-    def work() -> None:
-        busy.set()
+    def slowly(tokens: Sequence[Tokens], batch_tokens: int) -> Encoded:
         release.wait(20)
+        return encode(tokens, batch_tokens)
 
-    def submit() -> None:
-        with suppress(Exception):
-            asyncio.run(client.parts.batcher.call(work))
-
-    caller = threading.Thread(target=submit)
+    batcher._encode = slowly
+    blocker = {"item_id": "blocker", "attributes": {"title": "Ran"}}
+    caller = threading.Thread(target=lambda: client.post("/embed", json={"items": [blocker]}))
     caller.start()
-    busy.wait(20)
+    while batcher.running_s == 0:
+        time.sleep(0.001)
     try:
         yield
     finally:
         release.set()
         caller.join()
+        batcher._encode = encode
 
 
-def test_more_waiting_items_than_allowed_are_refused_at_once(serve: Serve) -> None:
-    client = serve(max_items=8, max_waiting_items=8, cache_items=0)
+def test_more_waiting_tokens_than_allowed_are_refused_at_once(serve: Serve) -> None:
+    client = serve(max_queue_tokens=700, cache_items=0)
+    bodies = [{"items": FILMS[start : start + 4]} for start in (0, 4, 8)]  # 70 letters each
 
-    with ThreadPoolExecutor(4) as pool:
-        with stalled(client):
-            answers = [
-                pool.submit(client.post, "/embed", json={"items": FILMS[:5]}) for _ in range(4)
-            ]
-            while sum(answer.done() for answer in answers) < 3:
-                time.sleep(0.01)
-        done = sorted((answer.result() for answer in answers), key=lambda each: each.status_code)
+    with stalled(client), ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(client.post, "/embed", json=body) for body in bodies]
+        while sum(answer.done() for answer in answers) < 1:
+            time.sleep(0.01)
+        (refused,) = [each.result() for each in answers if each.done()]
+        assert client.metric("llmemb_queue_tokens") > 500
 
-    assert [each.status_code for each in done] == [200, 429, 429, 429]
-    assert int(done[-1].headers["retry-after"]) >= 1
-    assert done[-1].json()["type"] == "urn:llmemb:overloaded"
-    assert client.metric('llmemb_rejected_total{reason="queue_full"}') == 3
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["type"] == "urn:llmemb:overloaded"
+        assert client.metric('llmemb_rejected_total{reason="queue_full"}') == 1
+
+
+def test_what_is_cached_is_answered_however_full_the_queue_is(serve: Serve) -> None:
+    client = serve(max_queue_tokens=1)
+    client.embed(FILMS[0])
+
+    with stalled(client):
+        assert client.post("/embed", json={"items": [FILMS[1]]}).status_code == 429
+        assert client.embed(FILMS[0])["results"][0]["cached"]
+
+
+def test_the_same_text_asked_for_at_once_is_read_once(serve: Serve) -> None:
+    client = serve(cache_items=0)
+
+    with ThreadPoolExecutor(10) as pool, stalled(client):
+        answers = [pool.submit(client.embed, FILMS[0], view="text") for _ in range(10)]
+        while client.metric('llmemb_embed_items_total{source="inflight"}') < 9:
+            time.sleep(0.01)
+
+    vectors = [each.result()["results"][0]["vectors"]["text"] for each in answers]
+    assert vectors == [vectors[0]] * 10
+    assert client.metric('llmemb_embed_items_total{source="model"}') == 2  # and the blocker
 
 
 def test_an_answer_that_takes_too_long_is_a_504_and_its_work_is_dropped(serve: Serve) -> None:
@@ -157,7 +209,7 @@ def test_an_answer_that_takes_too_long_is_a_504_and_its_work_is_dropped(serve: S
     assert answer.status_code == 504
     assert answer.json()["type"] == "urn:llmemb:too-late"
     client.embed(FILMS[0])
-    assert client.metric("llmemb_batch_items_sum") == 1  # the last one; the two were dropped
+    assert client.metric("llmemb_batch_items_sum") == 2  # the first and the last; two were dropped
 
 
 def test_the_work_of_a_client_that_left_is_dropped(serve: Serve) -> None:
@@ -169,4 +221,4 @@ def test_the_work_of_a_client_that_left_is_dropped(serve: Serve) -> None:
         time.sleep(0.2)
 
     client.embed(FILMS[0])
-    assert client.metric("llmemb_batch_items_sum") == 1
+    assert client.metric("llmemb_batch_items_sum") == 2

@@ -2,14 +2,18 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.bundle import Bundle
+from models.manifest import BundleError
 from service.app import create_app
 from service.metrics import Metrics
+from service.serving import check_encoder
 from service.settings import read_settings
 from tests.service.conftest import Serve
 from tests.service.running import Client
+from tests.service.test_embed import stalled
 
 
 def test_info_says_what_is_served(shared: Client, bundle: Bundle) -> None:
@@ -54,34 +58,62 @@ def test_until_it_is_loaded_it_lives_and_names_its_phase(tiny_bundle: Path, tmp_
     assert metrics.status_code == 200
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_inference_thread_makes_liveness_red(serve: Serve) -> None:
     client = serve()
-    batcher = client.parts.batcher
 
     def die(*_: object) -> None:
         raise SystemExit
 
-    batcher._encode = die
+    client.parts.batcher._encode = die
     answer = client.post("/embed", json={"items": [{"item_id": "x", "attributes": {"a": "b"}}]})
-    batcher._thread.join(5)
 
     assert answer.status_code == 503
     assert client.get("/health/live").status_code == 503
+
+
+def test_inference_that_is_stuck_makes_liveness_red_until_it_goes_on(serve: Serve) -> None:
+    client = serve(stuck_s=0.2)
+
+    with stalled(client):
+        assert client.get("/health/live").status_code == 200
+        time.sleep(0.3)
+        live = client.get("/health/live")
+    assert (live.status_code, "stuck" in live.json()["detail"]) == (503, True)
+    assert client.get("/health/live").status_code == 200
+
+
+def test_the_self_test_compares_alone_together_and_exported(
+    shared: Client, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    assert shared.get("/info").json()["parity"] > 0.9999
+
+    bundle = Bundle.open(tiny_bundle, dtype="float32")
+    bundle.llm_vectors = bundle.llm_vectors + np.float32(0.2)
+    with pytest.raises(BundleError, match=r"other vectors here.*LLMEMB_DTYPE=float32"):
+        check_encoder(bundle)
 
 
 EXPECTED = [
     'http_server_request_duration_seconds_count{method="POST",route="/embed",status="200"} 0.0',
     'llmemb_embed_items_total{source="cache"} 0.0',
     'llmemb_embed_items_total{source="model"} 0.0',
+    'llmemb_embed_items_total{source="inflight"} 0.0',
     *(
         f'llmemb_embed_stage_seconds_count{{stage="{stage}"}} 0.0'
-        for stage in ("render", "cache", "queue", "forward", "project")
+        for stage in ("render", "cache", "queue", "tokenize", "forward", "project")
     ),
-    *(f'llmemb_cache_requests_total{{result="{r}"}} 0.0' for r in ("hit", "miss", "error")),
+    *(
+        f'llmemb_cache_requests_total{{result="{result}"}} 0.0'
+        for result in ("hit", "miss", "error", "bypass", "corrupt")
+    ),
+    "llmemb_cache_circuit_state 0.0",
+    "llmemb_padding_ratio_count 0.0",
+    "llmemb_batch_budget_tokens 1024.0",
+    'llmemb_recommend_fallback_total{reason="fewer_than_k"} 0.0',
+    "llmemb_item_to_recommendable_seconds_count 0.0",
     "llmemb_batch_items_count 0.0",
     "llmemb_batch_tokens_count 0.0",
-    "llmemb_waiting_items 0.0",
+    "llmemb_queue_tokens 0.0",
     'llmemb_rejected_total{reason="queue_full"} 0.0',
     "llmemb_truncated_total 0.0",
     "llmemb_index_items 12.0",
@@ -116,7 +148,7 @@ def test_requests_are_counted_under_their_route_whatever_their_status(serve: Ser
     client.get("/items/a%2Fb")
     client.get("/items/c")
     client.get("/no/such/path")
-    client.request("INVENTED", "/nor/this")
+    client.request("PROPFIND", "/nor/this")
     time.sleep(0.05)
 
     text = client.get("/metrics").text

@@ -7,6 +7,7 @@ from service import index as module
 from service.index import Snapshot, Views
 
 WIDTHS = {"text": 6, "id": 3}
+NOBODY = np.empty(0, np.int64)
 
 
 def some_item(random: np.random.Generator) -> Views:
@@ -14,6 +15,21 @@ def some_item(random: np.random.Generator) -> Views:
     if random.random() < 0.7:
         views["id"] = random.normal(size=3).astype(np.float32)
     return views
+
+
+@pytest.fixture(params=["all compared", "faiss"], autouse=True)
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "faiss":
+        monkeypatch.setattr(module, "COMPARE_ALL", 0)
+
+
+def search(
+    snapshot: Snapshot, view: str, query: np.ndarray, k: int, excluded: list[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """One query, with another beside it that must not matter."""
+    other = np.ones_like(query) if query.sum() < 1 else -query
+    allowed = [snapshot.allowed(snapshot.places(excluded or [])), snapshot.allowed(NOBODY)]
+    return snapshot.search(view, np.stack([query, other]), [k, 3], allowed)[0]
 
 
 def best(items: dict[str, Views], view: str, query: np.ndarray, k: int) -> list[str]:
@@ -45,7 +61,7 @@ def test_search_is_exact_through_upserts_deletes_and_merges(
         assert len(snapshot) == len(items)
         for view, width in WIDTHS.items():
             query = random.normal(size=width).astype(np.float32)
-            places, scores = snapshot.search(view, query, 9, snapshot.allowed(excluded))
+            places, scores = search(snapshot, view, query, 9, excluded)
             found = [snapshot.item_id(place) for place in places.tolist()]
             assert found == best(left, view, query, 9)
             assert (np.diff(scores) <= 0).all()
@@ -79,7 +95,7 @@ def test_k_come_back_however_few_are_allowed() -> None:
     snapshot = Snapshot.of(items, WIDTHS)
     excluded = [item_id for item_id in items if item_id not in {"i5", "i1500", "i2999"}]
 
-    places, _ = snapshot.search("text", np.ones(6, np.float32), 10, snapshot.allowed(excluded))
+    places, _ = search(snapshot, "text", np.ones(6, np.float32), 10, excluded)
 
     assert {snapshot.item_id(place) for place in places.tolist()} == {"i5", "i1500", "i2999"}
 
@@ -89,7 +105,7 @@ def test_ties_take_the_lower_id_also_across_k() -> None:
     snapshot = Snapshot.of({f"i{n}": same for n in (7, 3, 9, 1, 5)}, WIDTHS)
     snapshot = snapshot.with_changes({"i0": same, "i4": same}, (), WIDTHS)
 
-    places, _ = snapshot.search("text", np.ones(6, np.float32), 4, snapshot.allowed())
+    places, _ = search(snapshot, "text", np.ones(6, np.float32), 4)
 
     assert [snapshot.item_id(place) for place in places.tolist()] == ["i0", "i1", "i3", "i4"]
 
@@ -97,6 +113,6 @@ def test_ties_take_the_lower_id_also_across_k() -> None:
 def test_an_empty_catalogue_can_be_searched() -> None:
     snapshot = Snapshot.of({}, WIDTHS)
 
-    places, scores = snapshot.search("id", np.ones(3, np.float32), 5, snapshot.allowed())
+    places, scores = search(snapshot, "id", np.ones(3, np.float32), 5)
 
     assert (len(places), len(scores), len(snapshot)) == (0, 0, 0)

@@ -10,8 +10,15 @@ from service import index
 from service.recommender import Recommender
 from tests.service.conftest import Serve
 from tests.service.running import Client
+from tests.tiny import films
 
 HISTORY = ["3", "11", "7", "0"]  # film 11 has no `id` view
+
+
+def followed(bundle: Bundle, history: list[str]) -> dict[str, float]:
+    rows, scores = bundle.following(history)
+    ids = [bundle.catalogue.ids[row - 1] for row in rows.tolist()]
+    return dict(zip(ids, scores.tolist(), strict=True))
 
 
 def exhaustive(
@@ -43,7 +50,7 @@ def exhaustive(
         )
         for name, view in bundle.views.items()
     }
-    follow = bundle.following(history)
+    follow = followed(bundle, history)
     following = np.array([[follow.get(item.item_id, 0.0) for item in items]], np.float32)
     scorer = scorer or bundle.scorer
     queries = scorer.queries(bundle.states([read]))
@@ -82,13 +89,13 @@ def test_what_followed_the_latest_item_in_training_is_lifted(
 ) -> None:
     history = ["3", "11", "7", "0"]  # nothing follows film 11; the latest three known are read
 
-    lifted = {item_id for item_id, score in bundle.following(history).items() if score > 0}
+    lifted = {item_id for item_id, score in followed(bundle, history).items() if score > 0}
 
     assert lifted == {"1", "8"}
     found = dict(shared.recommended(history, k=500))
     plain = Scorer(bundle.scorer.statistics, bundle.scorer.weights, bundle.scorer.partial_factors)
     for item_id, score in exhaustive(bundle, history, scorer=plain):
-        more = bundle.scorer.neighbours_weight * bundle.following(history).get(item_id, 0.0)
+        more = bundle.scorer.neighbours_weight * followed(bundle, history).get(item_id, 0.0)
         assert found[item_id] == pytest.approx(score + more, abs=1e-4)
 
 
@@ -167,6 +174,88 @@ def test_answers_tell_themselves_apart(shared: Client) -> None:
     assert answers[0]["recommendation_id"] != answers[1]["recommendation_id"]
     assert answers[0]["items"] == answers[1]["items"]
     assert answers[0]["took_ms"] > 0
+
+
+def test_histories_that_come_at_once_are_ranked_as_alone(serve: Serve) -> None:
+    client = serve()
+    histories = [[str(number), str((5 * number) % 12)] for number in range(12)]
+    alone = [client.recommended(history, k=500) for history in histories]
+
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda each: client.recommended(each, k=500), histories * 4))
+
+    for found, expected in zip(together, alone * 4, strict=True):
+        agree(found, expected)
+    assert client.metric("llmemb_index_search_seconds_count") < 60  # rounds, of 60 questions
+
+
+def test_an_item_that_was_changed_keeps_what_follows_it(serve: Serve, bundle: Bundle) -> None:
+    client = serve()
+    before = dict(client.recommended(["3"], k=500))
+    item = client.get("/items/4").json()["attributes"]
+
+    client.put("/items/4", json={"attributes": {**item, "title": "Another"}})
+    client.put("/items/4", json={"attributes": item})
+    client.delete("/items/5")
+
+    after = dict(client.recommended(["3"], k=500))
+    assert after == pytest.approx({each: s for each, s in before.items() if each != "5"}, abs=1e-4)
+
+
+def test_an_explanation_names_the_nearest_item_of_the_history(shared: Client) -> None:
+    answer = shared.post("/recommend", json={"history": ["1", "5"], "explain": "history"}).json()
+    plain = shared.post("/recommend", json={"history": ["1", "5"]}).json()
+
+    text = {
+        each["item_id"]: np.array(each["vectors"]["text"])
+        for each in shared.embed(*(film.model_dump() for film in films(12)))["results"]
+    }
+    for item in answer["items"]:
+        one, five = (text[item["item_id"]] @ text[each] for each in ("1", "5"))
+        assert item["because"] == ("1" if one > five else "5")
+        assert "attributes" not in item
+    assert set(plain["items"][0]) == {"item_id", "score"}
+
+
+def test_an_attributes_share_is_what_the_score_loses_without_it(serve: Serve) -> None:
+    client = serve()
+    body = {"history": ["1", "5"], "k": 3, "explain": "attributes"}
+    explained = client.post("/recommend", json=body).json()["items"]
+
+    best = explained[0]
+    assert set(best["attributes"]) == {"title", "release_year", "genres"}
+    attributes = client.get(f"/items/{best['item_id']}").json()["attributes"]
+    for name, share in best["attributes"].items():
+        rest = {each: value for each, value in attributes.items() if each != name}
+        client.put(f"/items/{best['item_id']}", json={"attributes": rest})
+        without = dict(client.recommended(["1", "5"], k=500))[best["item_id"]]
+        assert share == pytest.approx(best["score"] - without, abs=1e-3)
+
+
+def test_an_item_with_one_attribute_has_no_shares(serve: Serve) -> None:
+    client = serve()
+    client.put("/items/one", json={"attributes": {"title": "One"}})
+    everyone = [str(number) for number in range(12)]
+
+    body = {"history": ["1"], "k": 1, "explain": "attributes", "exclude": everyone}
+    (item,) = client.post("/recommend", json=body).json()["items"]
+
+    assert (item["item_id"], item["attributes"]) == ("one", {})
+
+
+def test_too_many_items_to_explain_are_refused(shared: Client) -> None:
+    answer = shared.post("/recommend", json={"history": ["1"], "k": 26, "explain": "attributes"})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "k"
+
+
+def test_what_is_less_than_asked_for_is_counted(serve: Serve) -> None:
+    client = serve()
+    client.recommended(["1", "unknown"], k=100)
+
+    for reason in ("unknown_history", "fewer_than_k"):
+        assert client.metric(f'llmemb_recommend_fallback_total{{reason="{reason}"}}') == 1
 
 
 @pytest.mark.parametrize("view", ["text", "id"])

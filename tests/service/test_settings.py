@@ -32,7 +32,8 @@ def test_the_environment_is_read_and_an_override_wins(monkeypatch: pytest.Monkey
         ("BUNDLE", "/nowhere", 'LLMEMB_BUNDLE is "/nowhere": Path does not point to a directory'),
         ("REDIS_URL", "http://x", "LLMEMB_REDIS_URL"),
         ("DTYPE", "float16", "LLMEMB_DTYPE"),
-        ("MAX_WAITING_ITEMS", "5", "LLMEMB_MAX_ITEMS is 64, more than LLMEMB_MAX_WAITING_ITEMS"),
+        ("REDIS_URL", "redis+sentinel://host", "must name Sentinel's service"),
+        ("MAX_QUEUE_TOKENS", "0", "LLMEMB_MAX_QUEUE_TOKENS"),
     ],
 )
 def test_a_wrong_value_names_its_variable(
@@ -44,6 +45,15 @@ def test_a_wrong_value_names_its_variable(
         read_settings()
 
     assert "\n" not in str(error.value)
+
+
+def test_a_password_in_a_wrong_address_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMEMB_REDIS_URL", "rediss+sentinel://user:secret@host")
+
+    with pytest.raises(BadSettings) as error:
+        read_settings()
+
+    assert "secret" not in str(error.value)
 
 
 def test_a_missing_bundle_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Load on real servers: the parts of benchmarks.serve."""
