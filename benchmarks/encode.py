@@ -53,6 +53,10 @@ def main() -> None:
         "--budgets", type=int, nargs="+", default=[], metavar="TOKENS",
         help="ours in batches of so many tokens, too",
     )  # fmt: skip
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="LABEL",
+        help="beside ours this way alone (infinity, transformers …); may be repeated",
+    )  # fmt: skip
     given = parser.parse_args()
     config = read_config(given.config, ["folder=runs/bench-encode-{name}"], given.source)
     run = Run(config)
@@ -72,6 +76,7 @@ def main() -> None:
         server = served_by_infinity(given.infinity, llm)
     with server as served:
         others += served
+        others = [way for way in others if not given.only or way.label in given.only]
         medians = measured([ours, *budgets, *others], prompts, given.rounds)
     print(f"{machine()}; bfloat16 ceiling {ceiling / 1e9:.0f} GFLOP/s")
     values = ours_alone(encoder, prompts, medians[ours.name], ceiling)
@@ -99,6 +104,7 @@ def told(given: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
         command += f" --{name} {value}" if value != parser.get_default(name) else ""
     command += " --infinity PYTHON" if given.infinity else ""
     command += " --source DIR" if given.source else ""
+    command += "".join(f" --only {label}" for label in given.only)
     if given.budgets:
         command += " --budgets " + " ".join(str(tokens) for tokens in given.budgets)
     return command

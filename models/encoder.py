@@ -33,7 +33,7 @@ Attention = Literal["native", "bidirectional"]
 # CPU and CUDA allocators; "an illegal memory access" is another thing.
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 MAX_TOKENS = 512  # of the item's own text; attributes beyond are cut and reported
-BATCH_TOKENS = 1024  # more pads more, and was slower on 2 cores: docs/benchmarks.md
+BATCH_TOKENS = 1024  # more pads more: docs/benchmarks.md
 
 
 def runtime_dtype(name: DTypeName = "auto") -> torch.dtype:
