@@ -153,7 +153,9 @@ def ours(bundle: Path, catalogue: Path | None = None, **settings: object) -> Ite
 
 
 @contextmanager
-def infinity(python: str, llm: Path, batch: int = BATCH) -> Iterator[Server]:
+def infinity(
+    python: str, llm: Path, batch: int = BATCH, dtype: str = "bfloat16"
+) -> Iterator[Server]:
     """An infinity-emb server of an LLM.
 
     It pins a transformers that reads another layout: it gets a copy of the LLM with the fields
@@ -180,7 +182,7 @@ def infinity(python: str, llm: Path, batch: int = BATCH) -> Iterator[Server]:
         (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
         port = free_port()
         command = [str(tool), "v2", "--model-id", str(copy), "--engine", "torch"]
-        command += ["--device", "cpu", "--dtype", "bfloat16", "--batch-size", str(batch)]
+        command += ["--device", "cpu", "--dtype", dtype, "--batch-size", str(batch)]
         # Its own warm-up takes minutes; a first go of whoever measures does not count instead.
         command += ["--served-model-name", SERVED, "--no-bettertransformer", "--no-model-warmup"]
         command += ["--host", "127.0.0.1", "--port", str(port)]

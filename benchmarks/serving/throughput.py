@@ -7,7 +7,7 @@ gives ratios of medians over the rounds.
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -65,9 +65,14 @@ def asked_of_infinity(films: Films, some: Sequence[Attributes]) -> list[Request]
 def embed_misses(given: argparse.Namespace) -> Figures:
     """/embed from concurrent single-item clients, all misses, beside infinity-emb."""
     films = Films(given.bundle)
-    them = infinity(given.infinity, given.bundle / "llm") if given.infinity else nullcontext()
     found: dict[str, list[Shots]] = {"ours": [], "infinity-emb": []}
-    with ours(given.bundle) as us, them as other:
+    with ExitStack() as running:
+        us = running.enter_context(ours(given.bundle))
+        dtype = us.ask("/info")["dtype"]  # the faster one on this machine; both run in it
+        other = None
+        if given.infinity:
+            them = infinity(given.infinity, given.bundle / "llm", dtype=dtype)
+            other = running.enter_context(them)
         warming = films.fresh(64)
         fired([embed([film]) for film in warming], us.port, clients=CLIENTS)
         if other:
@@ -99,7 +104,7 @@ def embed_misses(given: argparse.Namespace) -> Figures:
     if len(speed) < 2:
         print("without --infinity there is nothing to compare with; nothing to record")
         return {}
-    unit = f"{CLIENTS} single-item clients, all misses, medians of {given.rounds} rounds"
+    unit = f"{CLIENTS} single-item clients, all misses, {dtype}, medians of {given.rounds} rounds"
     return {
         "serve.vs_infinity": (
             round(speed["ours"] / speed["infinity-emb"], 3),
