@@ -312,7 +312,9 @@ class Bundle:
         Args:
             folder: what write_bundle wrote.
             llm: folder of the base LLM, for a bundle exported without it.
-            dtype: runtime dtype of the LLM; `auto` is bfloat16 where the hardware has it.
+            dtype: runtime dtype of the LLM; `auto` is what the bundle's items were encoded in, for
+                a float32 vector is not near enough to a bfloat16 one: what the projection makes of
+                the two differs by more than it does between some items.
 
         Raises:
             BundleError: a file is missing, extra, truncated or changed, or the base LLM is
@@ -348,7 +350,7 @@ class Bundle:
         encoder = Encoder.load(
             llm,
             folder / "adapter" if manifest.adapter else None,
-            dtype,
+            manifest.dtype if dtype == "auto" else dtype,
             manifest.max_tokens,
             manifest.attention,
         )

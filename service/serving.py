@@ -222,8 +222,8 @@ def check_encoder(bundle: "Bundle") -> float:
     if not cosine >= least:
         raise BundleError(
             f"the LLM gives other vectors here than where the bundle was exported (cosine "
-            f"{cosine:.5f}, and {least} is the least); try LLMEMB_DTYPE=float32, or export the "
-            "bundle again"
+            f"{cosine:.5f}, and {least} is the least); leave LLMEMB_DTYPE at auto, or "
+            "encode and export the bundle again"
         )
     return cosine
 

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
         None, description="folder of the base LLM, for a bundle exported without it"
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="what the LLM runs in; auto is bfloat16 where the hardware has it"
+        "auto", description="what the LLM runs in; auto is what the bundle was encoded in"
     )
     catalogue_dir: Path = Field(
         Path("catalogue"), description="writable folder of the catalogue, of one process alone"

@@ -174,3 +174,8 @@ def test_a_bundle_without_its_llm_asks_for_it_and_refuses_another(
         Bundle.open(folder)
     with pytest.raises(BundleError, match="another LLM than tiny-llama"):
         Bundle.open(folder, llm=write_llm(tmp_path / "other", seed=5))
+
+
+def test_the_llm_runs_in_what_the_items_were_encoded_in(tiny_bundle: Path) -> None:
+    assert Bundle.open(tiny_bundle).dtype == "float32"
+    assert Bundle.open(tiny_bundle, dtype="bfloat16").dtype == "bfloat16"

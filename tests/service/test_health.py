@@ -89,7 +89,7 @@ def test_the_self_test_compares_alone_together_and_exported(
 
     bundle = Bundle.open(tiny_bundle, dtype="float32")
     bundle.llm_vectors = bundle.llm_vectors + np.float32(0.2)
-    with pytest.raises(BundleError, match=r"other vectors here.*LLMEMB_DTYPE=float32"):
+    with pytest.raises(BundleError, match=r"other vectors here.*LLMEMB_DTYPE at auto"):
         check_encoder(bundle)
 
 
