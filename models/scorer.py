@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -32,12 +33,12 @@ class ViewStatistics:
 
 @dataclass(frozen=True)
 class Stacked:
-    """Candidates as one product scores them; made by `stack`.
+    """Candidates as one product scores them; made by Scorer.stack.
 
     Attributes:
         views: their names, in the order of the columns.
-        vectors: (n, M) float32, the vectors of all views side by side, zeros where an item lacks
-            one, and behind them a column for each view that is 1 where an item has it.
+        vectors: (M, n) float32, the numbers of all views one below the other, zeros where an item
+            lacks one, and below them a row for each view that is 1 where an item has it.
         lacking: (m,) the items that lack a view.
         absent: (V, m) float32, 1 where such an item lacks a view.
     """
@@ -46,20 +47,6 @@ class Stacked:
     vectors: Floats
     lacking: NDArray[np.int64]
     absent: Floats
-
-
-def stack(tables: Mapping[str, Floats], present: Mapping[str, NDArray[np.bool_]]) -> Stacked:
-    """Candidates with, in each view, vectors (n, W); rows of absent items are ignored."""
-    views = tuple(tables)
-    has = np.stack([present[view] for view in views])  # (V, n)
-    vectors = np.concatenate([*tables.values(), has.T], axis=1, dtype=np.float32)
-    start = 0
-    for view in views:
-        end = start + tables[view].shape[1]
-        vectors[~present[view], start:end] = 0.0
-        start = end
-    lacking = np.flatnonzero(~has.all(axis=0))
-    return Stacked(views, vectors, lacking, (~has[:, lacking]).astype(np.float32))
 
 
 class Scorer:
@@ -138,7 +125,17 @@ class Scorer:
         if not queries:
             raise ValueError("a score needs at least one view")
         few = {view: candidates[view] for view in queries}
-        return self.score_stacked(queries, stack(few, present), following)
+        return self.score_stacked(queries, self.stack(few, present), following)
+
+    @staticmethod
+    def stack(tables: Mapping[str, Floats], present: Mapping[str, NDArray[np.bool_]]) -> Stacked:
+        """Candidates with, in each view, vectors (n, W); rows of absent items are ignored."""
+        views = tuple(tables)
+        has = np.stack([present[view] for view in views])  # (V, n)
+        shown = [np.where(present[view], tables[view].T, np.float32(0)) for view in views]
+        vectors = np.concatenate([*shown, has], dtype=np.float32)
+        lacking = np.flatnonzero(~has.all(axis=0))
+        return Stacked(views, vectors, lacking, (~has[:, lacking]).astype(np.float32))
 
     def score_stacked(
         self, queries: Mapping[str, Floats], candidates: Stacked, following: Floats | None = None
@@ -150,11 +147,11 @@ class Scorer:
         # Two at least: the product of one row adds up in another order, so that a history's ties
         # would depend on its company.
         stacked = np.concatenate([stacked, stacked]) if rows == 1 else stacked
-        scores: Floats = (stacked @ candidates.vectors.T)[:rows]
+        scores = _product(stacked, candidates.vectors)[:rows]
         if len(candidates.lacking):
             # Items that lack a view, with the factors: usually they are few, or none.
             scaled = self._side_by_side(queries, candidates.views, self.partial_factors)
-            partial = scaled @ candidates.vectors[candidates.lacking].T
+            partial = scaled @ candidates.vectors[:, candidates.lacking]
             # Where the history has no such view, nobody is scored in it, so nobody lacks it.
             incomplete = told.astype(np.float32) @ candidates.absent > 0
             whole = scores[:, candidates.lacking]
@@ -176,3 +173,9 @@ class Scorer:
             for view, part in zip(views, parts, strict=True)
         ]
         return np.concatenate([*parts, *means], axis=1)
+
+
+def _product(left: Floats, right: Floats) -> Floats:
+    """The matrix product; of few rows with many columns torch's is twice as fast as numpy's."""
+    product: Floats = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    return product

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from models.scorer import Stacked, stack
 from service.errors import UnknownItem
 from service.index import Block, Floats, Mask, Places, Snapshot
 from service.metrics import Metrics
@@ -16,12 +15,16 @@ from service.store import CatalogueStore
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
+    from models.scorer import Stacked
 
 # Up to this many items every one is scored, which costs a few milliseconds and is exact by
 # construction. Beyond, each view gives candidates, and those are scored exactly.
 SCORE_ALL = 20_000
 CANDIDATES = 1000  # of each view, at least
 CANDIDATES_PER_K = 20
+# Histories of one round. More are cheaper each, but then everybody who asks is in one round, and
+# nobody's request is parsed while it runs.
+TOGETHER = 8
 
 
 class Question(NamedTuple):
@@ -84,7 +87,7 @@ class Recommender:
         # Of the main block: what models.scorer makes of it, and where training's items stand.
         self._stacked: tuple[Block, Stacked] | None = None
         self._trained: tuple[Block, Places] | None = None
-        self._questions = Rounds(self._rank_together, ranking)
+        self._questions = Rounds(self._rank_together, ranking, TOGETHER)
         self._searches = Rounds(self._search_together, ranking)
 
     async def recommend(
@@ -205,7 +208,7 @@ class Recommender:
         """Scores (B, places) of all."""
         main, recent = snapshot.main, snapshot.recent
         if self._stacked is None or self._stacked[0] is not main:
-            self._stacked = (main, stack(main.tables, main.present))
+            self._stacked = (main, self._bundle.scorer.stack(main.tables, main.present))
         few = followed[:, : len(main.ids)]
         scores = self._bundle.scorer.score_stacked(queries, self._stacked[1], few)
         if not recent.ids:
