@@ -209,7 +209,8 @@ def _hits(given: argparse.Namespace, films: Films, us: Server) -> Figures:
     if us.metric('llmemb_cache_requests_total{result="miss"}') > missed:
         raise SystemExit("some were no hits")
     p50 = median(shots.ms(50) for shots in idle)
-    unit = f"items/s, view text in base64, {size} a request, all in Redis, {given.clients or PAIR} clients"
+    unit = f"items/s, view text in base64, {size} a request, all in Redis, "
+    unit += f"{given.clients or PAIR} clients"
     return {
         "serve.hit_p50_ms": (round(p50, 2), "ms, one item that Redis knows, one client"),
         "serve.hit_items_s": (round(median(found), 1), unit),
