@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(1024, ge=1, description="tokens of one forward pass")
     batch_wait_ms: float = Field(3.0, ge=0, le=1000, description="wait for a batch to fill")
     max_queue_tokens: int = Field(
-        16_384, ge=1, description="tokens waiting for the LLM or running; more is 429"
+        2048, ge=1, description="tokens waiting for the LLM or running; more is 429"
     )
     stuck_s: float = Field(
         60.0, gt=0, description="how long one batch may run before liveness says so"
