@@ -296,7 +296,7 @@ def test_what_leaves_before_it_is_tokenised_counts_until_then_and_is_not_tokenis
 
     queued, stayed = run(batcher, work)
 
-    assert queued == 16
+    assert queued == 2 + 3 + 2  # of 5, 6 and 5 bytes, at 3 a token
     assert stayed == [5]
     assert tokenised == ["first", "stays"]
     assert batcher._queued == 0
@@ -358,14 +358,14 @@ def test_what_no_retry_could_cure_is_not_refused_as_too_much(reader: Reader) -> 
     assert run(batcher, lambda: encode(batcher, "a" * 60, "b" * 60)) == [60, 60]
 
 
-def test_bytes_bound_the_tokens_until_they_are_known(reader: Reader) -> None:
+def test_tokens_are_guessed_by_bytes_until_they_are_known(reader: Reader) -> None:
     metrics = Metrics()
     batcher = reader.batcher(metrics=metrics)
     seen = []
 
     async def work() -> None:
         reader.gate.clear()
-        asked = asyncio.ensure_future(encode(batcher, "日本語"))
+        asked = asyncio.ensure_future(encode(batcher, "日本語で"))
         await asyncio.sleep(0)
         seen.append(metrics.queue_tokens._value.get())
         await until(lambda: batcher.running_s > 0)
@@ -375,7 +375,7 @@ def test_bytes_bound_the_tokens_until_they_are_known(reader: Reader) -> None:
 
     run(batcher, work)
 
-    assert seen == [9, 3]
+    assert seen == [5, 4]  # 12 bytes, 4 tokens
 
 
 def test_a_batch_that_hangs_is_seen(reader: Reader) -> None:
