@@ -18,8 +18,9 @@ from service.errors import NotReady
 from service.index import Floats
 from service.metrics import Metrics
 from service.recommender import Recommender
+from service.schema import CatalogueError
 from service.settings import Settings
-from service.store import CatalogueError, CatalogueStore
+from service.store import CatalogueStore
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -130,7 +131,7 @@ class Serving:
             store = CatalogueStore.open(settings.catalogue_dir, bundle)
             self._parts = self._assemble(bundle, store, parity)
             self.metrics.loaded(bundle.bundle_hash, bundle.encoder_hash)
-            self.metrics.index_items.set_function(lambda: len(store.snapshot))
+            self.metrics.index_items.set_function(lambda: store.snapshot.shown)
             self._enter(READY)
         except (BundleError, LLMError, CatalogueError, OSError, MemoryError) as error:
             self.failure, self.phase = str(error) or type(error).__name__, FAILED

@@ -13,9 +13,9 @@ from service.embedder import Embedded
 from service.errors import Forbidden, Invalid, problems
 from service.index import Floats
 from service.requests import JSONRoute
+from service.rows import Entry
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 from service.settings import MAX_ITEMS
-from service.store import Entry
 
 router = APIRouter(route_class=JSONRoute, tags=["embed"])
 

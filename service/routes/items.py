@@ -97,7 +97,8 @@ async def put_item(
         ) from None
     started = time.perf_counter()
     (embedded,) = await parts.embedder.embed([item], where="body")
-    (created,) = await on_disk(parts, lambda: parts.store.put(entries([embedded])))
+    (outcome,) = await on_disk(parts, lambda: parts.store.put(entries([embedded])))
+    created = outcome.created
     serving.metrics.to_recommendable.observe(time.perf_counter() - started)
     response.status_code = 201 if created else 200
     return PutItemResponse(
@@ -118,11 +119,11 @@ async def put_item(
 )
 async def get_item(item_id: ItemId, parts: Annotated[Parts, Depends(parts_of)]) -> CatalogueItem:
     """An item's attributes and the views it has."""
-    item = await on_disk(parts, lambda: parts.store.get(item_id))
+    stored = await on_disk(parts, lambda: parts.store.get(item_id))
     views = parts.store.snapshot.views(item_id)
-    if item is None or views is None:
+    if stored is None or views is None:
         raise UnknownItem(f"the catalogue has no item {item_id!a}")
-    return CatalogueItem(item_id=item_id, attributes=item.attributes, views=list(views))
+    return CatalogueItem(item_id=item_id, attributes=stored.item.attributes, views=list(views))
 
 
 @router.delete(

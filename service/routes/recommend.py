@@ -164,7 +164,7 @@ async def _explain(
     ids = [item.item_id for item in items]
     known = await on_disk(parts, lambda: parts.store.get_many(ids))
     # An item may have gone since it was ranked.
-    there = [(item, each) for item, each in zip(items, known, strict=True) if each]
+    there = [(item, each.item) for item, each in zip(items, known, strict=True) if each]
     shares = await attribute_shares(
         parts.bundle, parts.embedder, [each for _, each in there], queries
     )
