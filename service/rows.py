@@ -94,7 +94,7 @@ class Writing:
         if found is None:
             return Outcome(True, True, self.insert(entry), bool(entry.hidden))
         hidden = bool(found.hidden) if entry.hidden is None else entry.hidden
-        same = found.attributes == _json(entry.item) and found.given == entry.given
+        same = found.attributes == written(entry.item) and found.given == entry.given
         if same and entry.given:
             same = self._has(found.row, entry)
         if same and hidden == bool(found.hidden):
@@ -132,7 +132,7 @@ class Writing:
             "INSERT INTO items (row, item_id, attributes, llm_vector, created, updated, version, "
             "hidden, given) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                *(self.changes, entry.item.item_id, _json(entry.item), _llm(entry), now, now),
+                *(self.changes, entry.item.item_id, written(entry.item), _llm(entry), now, now),
                 *(self.changes, bool(entry.hidden), entry.given),
             ],
         )
@@ -161,7 +161,7 @@ class Writing:
             "UPDATE items SET attributes = ?, llm_vector = ?, updated = ?, version = ?, "
             "hidden = ?, given = ? WHERE row = ?",
             [
-                *(_json(entry.item), _llm(entry), time.time(), self.changes),
+                *(written(entry.item), _llm(entry), time.time(), self.changes),
                 *(hidden, entry.given, found.row),
             ],
         )
@@ -206,7 +206,8 @@ def _refused(found: _Row | None, reason: str | None) -> Outcome:
     return Outcome(False, False, found.version, bool(found.hidden), reason)
 
 
-def _json(item: Item) -> str:
+def written(item: Item) -> str:
+    """An item's attributes as they are stored: the same text for the same attributes."""
     return json.dumps(item.attributes, ensure_ascii=False, sort_keys=True)
 
 

@@ -66,6 +66,7 @@ class Serving:
         phase: where it stands; one of a few words that readiness shows.
         failure: why it could not start, in one sentence.
         loading: whether `load` has yet to come to its end.
+        imports: ids of the imports that are under way.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -74,6 +75,7 @@ class Serving:
         self.phase = "starting"
         self.failure: str | None = None
         self.loading = True
+        self.imports: set[str] = set()
         self._parts: Parts | None = None
 
     @property

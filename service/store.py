@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -27,11 +27,19 @@ from service.versions import ALWAYS, Condition
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
-COLUMNS = "item_id, attributes, hidden, version, row"
-LISTED = f"SELECT {COLUMNS} FROM items WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608
+# Of each item what `_stored` reads, and its row.
+SOME = (
+    "SELECT item_id, attributes, hidden, version, row FROM items "
+    "WHERE item_id IN (SELECT value FROM json_each(?))"
+)
+ALL = "SELECT item_id, attributes, hidden, version, row FROM items ORDER BY row"
+LISTED = (
+    "SELECT item_id, attributes, hidden, version, row FROM items WHERE row > ? ORDER BY row LIMIT ?"
+)
 # The words of a row stand under its number, and FTS5 gives them in the order of these.
 FOUND = (
-    f"SELECT {COLUMNS} FROM words CROSS JOIN items ON row = words.rowid "  # noqa: S608
+    "SELECT item_id, attributes, hidden, version, row FROM words "
+    "CROSS JOIN items ON row = words.rowid "
     "WHERE words MATCH ? AND words.rowid > ? ORDER BY words.rowid LIMIT ?"
 )
 
@@ -133,10 +141,7 @@ class CatalogueStore:
     def get_many(self, item_ids: Sequence[str]) -> list[Stored | None]:
         """The items of ids, in their order; None where there is no such item."""
         with self._lock:
-            rows = self._database.execute(
-                f"SELECT {COLUMNS} FROM items WHERE item_id IN (SELECT value FROM json_each(?))",  # noqa: S608
-                [json.dumps(list(item_ids))],
-            ).fetchall()
+            rows = self._database.execute(SOME, [json.dumps(list(item_ids))]).fetchall()
         found = {row[0]: _stored(row) for row in rows}
         return [found.get(item_id) for item_id in item_ids]
 
@@ -169,7 +174,7 @@ class CatalogueStore:
             write_cursor(self._catalogue_id, asked, after) if more else None,
         )
 
-    def export(self, at_once: int) -> Iterator[Sequence[Stored]]:
+    def export(self, at_once: int) -> Generator[Sequence[Stored], None, None]:
         """All items as they are when the first are asked for, in the order in which they came.
 
         On a connection of its own, so that nobody waits for anybody; may be asked from another
@@ -183,7 +188,7 @@ class CatalogueStore:
             sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         ) as database:
             database.execute("BEGIN")  # one transaction sees one moment
-            rows = database.execute(f"SELECT {COLUMNS} FROM items ORDER BY row")  # noqa: S608
+            rows = database.execute(ALL)
             while found := rows.fetchmany(at_once):
                 yield [_stored(row) for row in found]
 
@@ -353,6 +358,6 @@ def _close(database: sqlite3.Connection | None, lock: IO[bytes]) -> None:
 
 
 def _stored(row: Sequence[Any]) -> Stored:
-    """What a row that begins with COLUMNS says."""
+    """The item in a row of SOME, ALL, LISTED or FOUND."""
     item_id, attributes, hidden, version = row[:4]
     return Stored(Item(item_id=item_id, attributes=json.loads(attributes)), bool(hidden), version)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from models.item import Item
 from service.embedder import Embedded
 from service.errors import Forbidden, Invalid, problems
+from service.incoming import LLM
 from service.index import Floats
 from service.requests import JSONRoute
 from service.rows import Entry
@@ -19,7 +20,6 @@ from service.settings import MAX_ITEMS
 
 router = APIRouter(route_class=JSONRoute, tags=["embed"])
 
-LLM = "llm"  # the view that is the LLM's own vector
 FILM: dict[str, JsonValue] = {
     "item_id": "ml-1",
     "attributes": {

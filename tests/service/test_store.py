@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from service.rows import Entry, Outcome, Writing
 from service.schema import FILE, CatalogueError
 from service.store import CatalogueStore, WrongVector
 from service.versions import ALWAYS, exactly
-from tests.service.catalogues import an_entry, an_item, open_store
+from tests.service.catalogues import TOGETHER, an_entry, an_item, open_store
 from tests.service.running import ROOT
 
 COUNTER = """
@@ -365,19 +366,25 @@ def test_seeding_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     store.close()
 
 
+def kill_at_random(folder: Path, mode: str, start: int, chance: random.Random) -> int | None:
+    """Kill a writer after a while; the last number that it acknowledged, if any."""
+    process = writer(folder, mode, start)
+    assert process.stdout
+    assert process.stdout.readline() == "open\n"
+    time.sleep(chance.uniform(0, 0.2))
+    process.kill()
+    lines = process.stdout.read().split("\n")[:-1]  # the last may be cut
+    process.wait()
+    process.stdout.close()
+    return int(lines[-1]) if lines else None
+
+
 def test_no_acknowledged_change_is_lost_by_sigkill(tmp_path: Path) -> None:
     chance = random.Random(0)
     acknowledged = -1
     for _ in range(6):
-        process = writer(tmp_path, "kill", acknowledged + 1)
-        assert process.stdout
-        assert process.stdout.readline() == "open\n"
-        time.sleep(chance.uniform(0, 0.2))
-        process.kill()
-        lines = process.stdout.read().split("\n")[:-1]  # the last may be cut
-        process.wait()
-        process.stdout.close()
-        acknowledged = int(lines[-1]) if lines else acknowledged
+        last = kill_at_random(tmp_path, "kill", acknowledged + 1, chance)
+        acknowledged = acknowledged if last is None else last
 
         store = open_store(tmp_path)
         for number in range(acknowledged + 1):
@@ -387,6 +394,49 @@ def test_no_acknowledged_change_is_lost_by_sigkill(tmp_path: Path) -> None:
         store.close()
 
     assert acknowledged > 10
+
+
+def test_a_batch_that_sigkill_meets_is_whole_or_not_there(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    acknowledged = -1
+    for _ in range(6):
+        last = kill_at_random(tmp_path, "batch", acknowledged + 1, chance)
+        acknowledged = acknowledged if last is None else last
+
+        store = open_store(tmp_path)
+        held = [each.item.item_id for each in store.page(1_000_000, query="ran").items]
+        batches = Counter(int(each[1:].partition("-")[0]) for each in held if each[0] == "i")
+        assert set(batches.values()) <= {TOGETHER}
+        assert set(range(acknowledged + 1)) <= batches.keys() <= set(range(acknowledged + 2))
+        assert len(held) == len(store.snapshot) == store.stats.kinds["title", "string"]
+        versions = [each.version for each in store.page(1_000_000).items]
+        assert len(set(versions)) == len(versions)
+        assert max(versions) == store.stats.changes
+        acknowledged = max(batches, default=-1)
+        store.close()
+
+    assert acknowledged > 10
+
+
+def test_an_import_that_sigkill_meets_knows_the_line_that_it_has_stored(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    chunks = 0
+    for _ in range(6):
+        last = kill_at_random(tmp_path, "import", chunks, chance)
+
+        store = open_store(tmp_path)
+        progress = store.progress("one")
+        assert progress
+        held = {each.item.item_id for each in store.page(1_000_000).items} - {
+            f"seed{n}" for n in range(5)
+        }
+        assert held == {f"i{line}" for line in range(progress.line)}
+        assert progress.created == progress.line
+        assert progress.line >= TOGETHER * (chunks if last is None else last + 1)
+        chunks = progress.line // TOGETHER
+        store.close()
+
+    assert chunks > 10
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to count fsync with")
