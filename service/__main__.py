@@ -1,4 +1,4 @@
-"""`python -m service`: settings, one process, a clean end."""
+"""`python -m service`: settings, one process, a clean end; `backup` and `restore` beside it."""
 
 import argparse
 import logging
@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -13,10 +14,18 @@ from fastapi import FastAPI
 
 from service.admission import Admission
 from service.app import create_app
+from service.backup import back_up, restore
 from service.logs import configure
 from service.protocol import BoundedProtocol
+from service.schema import CatalogueError
 from service.serving import Serving
-from service.settings import BadSettings, Settings, read_settings, reference
+from service.settings import (
+    BadSettings,
+    Settings,
+    read_catalogue_dir,
+    read_settings,
+    reference,
+)
 from service.tracing import open_tracing
 
 BAD_SETTINGS = 2
@@ -29,6 +38,19 @@ GET /docs shows the API. Stop with SIGTERM: readiness says `draining` for
 LLMEMB_DRAIN_DELAY_S, then requests in flight are finished within LLMEMB_DRAIN_LIMIT_S, those
 that are not are answered with 503, and the process exits with 0.
 """
+
+CATALOGUE = "writable folder of the catalogue"
+COMMANDS = {
+    "backup": (
+        "write the catalogue to one file, also while it is served",
+        "Write the catalogue, as it is at one moment, to FILE, which must not be there. A service "
+        "that runs on it goes on. FILE stands there whole, or not at all.",
+    ),
+    "restore": (
+        "make a catalogue of such a file, in a folder that is empty",
+        "Check FILE and make a catalogue of it, in a folder that is empty or not there yet.",
+    ),
+}
 
 
 class Server(uvicorn.Server):
@@ -72,8 +94,28 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bundle", help="folder that `python -m training export` wrote")
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", help="port to listen on")
-    parser.add_argument("--catalogue", help="writable folder of the catalogue")
+    parser.add_argument("--catalogue", help=CATALOGUE)
+    commands = parser.add_subparsers(dest="command", title="other than to serve")
+    for name, (summary, description) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=description)
+        command.add_argument("file", type=Path, metavar="FILE")
+        # Left out it must not undo one that stands before the command.
+        command.add_argument("--catalogue", help=CATALOGUE, default=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _copy(command: str, file: Path, catalogue: Path) -> None:
+    """Run one of COMMANDS."""
+    try:
+        if command == "backup":
+            count = back_up(catalogue, file)
+            sys.stdout.write(f"{file} holds the {count} items of {catalogue}\n")
+        else:
+            count = restore(file, catalogue)
+            sys.stdout.write(f"{catalogue} holds the {count} items of {file}\n")
+    except CatalogueError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(FAILED)
 
 
 def _end(sentence: str, status: int) -> None:
@@ -110,8 +152,11 @@ def _serve(app: FastAPI, settings: Settings) -> None:
 
 
 def main() -> None:
-    """Read the settings and serve until a signal."""
+    """Read the settings and serve until a signal; or back up, or restore."""
     arguments = _arguments()
+    if arguments.command:
+        _copy(arguments.command, arguments.file, read_catalogue_dir(arguments.catalogue))
+        return
     try:
         settings = read_settings(
             bundle=arguments.bundle,

@@ -17,15 +17,28 @@ from service.auth import is_open, read_keys
 from service.edge import Edge
 from service.errors import MEDIA_TYPE, OPENAI_FOLDER, REASON, OpenAIError, answer_errors
 from service.gate import DEADLINE, Gate
+from service.importing import ImportLine
 from service.metrics import Metrics
-from service.routes import docs, embed, health, items, openai, recommend
+from service.routes import (
+    docs,
+    embed,
+    health,
+    items,
+    items_batch,
+    items_import,
+    items_list,
+    neighbours,
+    openai,
+    recommend,
+)
 from service.serving import Serving
 from service.settings import Settings
 from service.tracing import Tracing
 
 DESCRIPTION = """Embeddings for sequential recommenders, from item attributes.
 
-`POST /embed` turns attributes into vectors. `PUT /items/{id}` adds an item to the catalogue;
+`POST /embed` turns attributes into vectors. `PUT /items/{id}` adds an item to the catalogue,
+`POST /items:batch` some and `POST /items:import` a file of them;
 `POST /recommend` ranks the catalogue for a user's history, `POST /search` for a vector.
 Errors are `application/problem+json` (RFC 9457). `/v1/` speaks as OpenAI's embeddings do.
 """
@@ -71,7 +84,18 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.state.serving = serving
     app.state.metrics = metrics
     paths: list[str] = []
-    for module in (embed, recommend, items, openai, health):
+    # Neighbours before items, whose ids may hold slashes.
+    for module in (
+        embed,
+        recommend,
+        neighbours,
+        items,
+        items_batch,
+        items_import,
+        items_list,
+        openai,
+        health,
+    ):
         app.include_router(module.router)
         for route in module.router.routes:
             assert isinstance(route, APIRoute)  # noqa: S101
@@ -98,9 +122,12 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "X-Request-ID", DEADLINE, "traceparent"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[
+                *("Authorization", "X-Request-ID", DEADLINE, "traceparent"),
+                *("If-Match", "If-None-Match"),
+            ],
+            expose_headers=["X-Request-ID", "Retry-After", "ETag"],
         )
     app.add_middleware(Edge, metrics=metrics, routes=paths, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -118,6 +145,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         }
         shapes = OpenAIError.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"] |= {**shapes.pop("$defs"), "OpenAIError": shapes}
+        lines = ImportLine.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"] |= {**lines.pop("$defs"), "ImportLine": lines}
         for name, path in schema["paths"].items():
             for operation in path.values():
                 if not is_open(name):

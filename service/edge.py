@@ -51,7 +51,11 @@ class Edge:
         self._metrics = metrics
         self._tracing = tracing
         self._paths = frozenset(route for route in routes if "{" not in route)
-        self._templates = [(each.partition("{")[0], each) for each in routes if "{" in each]
+        # The one that says more of the end of a path comes first.
+        templates = [(each.partition("{")[0], each.rpartition("}")[2], each) for each in routes]
+        self._templates = sorted(
+            (each for each in templates if "{" in each[2]), key=lambda each: -len(each[1])
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's scope; only HTTP is touched."""
@@ -115,7 +119,14 @@ class Edge:
         path = scope["path"]
         if path in self._paths:
             return path
-        return next((each for start, each in self._templates if path.startswith(start)), "")
+        return next(
+            (
+                each
+                for start, end, each in self._templates
+                if path.startswith(start) and path.endswith(end)
+            ),
+            "",
+        )
 
 
 def _trace_id(traceparent: str) -> str | None:

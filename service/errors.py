@@ -98,8 +98,24 @@ class UnknownItem(ServiceError):
     """The catalogue has no such item, or none of the history's."""
 
 
+class UnknownImport(ServiceError):
+    """No import with this id has begun, or it was so long ago that it is forgotten."""
+
+
 class UnknownModel(ServiceError):
     """No model of GET /v1/models has this id."""
+
+
+class BundleMismatch(ServiceError):
+    """Vectors came that belong to another bundle than the one that is served."""
+
+
+class ImportRunning(ServiceError):
+    """An import with this id is under way."""
+
+
+class PreconditionFailed(ServiceError):
+    """If-Match or If-None-Match does not hold; nothing was changed."""
 
 
 class BodyTooLarge(ServiceError):
@@ -150,7 +166,11 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     UnknownItem: HTTPStatus.NOT_FOUND,
+    UnknownImport: HTTPStatus.NOT_FOUND,
     UnknownModel: HTTPStatus.NOT_FOUND,
+    BundleMismatch: HTTPStatus.CONFLICT,
+    ImportRunning: HTTPStatus.CONFLICT,
+    PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotJSON: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -167,9 +187,11 @@ REASON: dict[int, str] = {
     400: "The body is no JSON, or the path or a header cannot be read.",
     401: "No API key, or none that is known.",
     403: "The API key lacks the scope that this needs.",
-    404: "There is no such item, or no such model.",
+    404: "There is no such item, import or model.",
+    409: "The vectors belong to another bundle, or the import is under way.",
+    412: "If-Match or If-None-Match does not hold; nothing was changed.",
     413: "The body is too large.",
-    415: "The content type is not application/json.",
+    415: "The content type is not one that this route reads.",
     422: "A field has a value that cannot be used; `errors` names it.",
     429: "Too much is in flight or waiting; come again after Retry-After seconds.",
     500: "A defect of the service; its log has the request id.",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 import traceback
 from collections.abc import Callable
@@ -27,6 +28,10 @@ from service.metrics import Metrics
 log = logging.getLogger(__name__)
 
 DEADLINE = "X-Request-Timeout-Ms"
+# As long as a catalogue is: such a request has no deadline but one that its client asks for, and
+# its route gives it up where it stands still. A body is read line by line and bounds each.
+LONG = frozenset({("POST", "/items:import"), ("GET", "/items:export")})
+LARGE = frozenset({("POST", "/items:import")})
 # What is left of a body that nobody wants is thrown away up to here, so that its connection can
 # be used again. With more to come it is closed.
 DRAINED_BYTES = 256 * 2**10
@@ -44,7 +49,7 @@ class Gate:
     `max_body_bytes` as its bytes stream in, gives up after `timeout_s` or what the client
     allows, stops the work of a client that has left, and answers defects with 500 and no detail.
     What service.auth calls open needs no key, and is answered however much is in flight. To be
-    called by service.edge.Edge.
+    called by service.edge.Edge. Routes of LONG and LARGE are not bounded here.
 
     Args:
         keys: None serves everybody.
@@ -77,15 +82,17 @@ class Gate:
         declared = int(length[:18]) if length.isdecimal() else 0
         chunked = "transfer-encoding" in headers
         ticket = None
+        asked = scope["method"], scope["path"]
+        large = asked in LARGE
         try:
             closed = not is_open(scope["path"])
             if closed:
                 self._authenticate(scope, headers)
-            timeout_s = self._deadline_s(headers)
-            if declared > self._max_body_bytes:
+            timeout_s = self._deadline_s(headers, math.inf if asked in LONG else self._timeout_s)
+            if declared > self._max_body_bytes and not large:
                 raise self._too_large()
             if closed:
-                ticket = self._admission.enter(declared)
+                ticket = self._admission.enter(0 if large else declared)
         except ServiceError as error:
             kept = declared <= DRAINED_BYTES  # the server throws that much away by itself
             if "expect" in headers:
@@ -95,9 +102,12 @@ class Gate:
             await self._refuse(error, scope, receive, send if kept else _closing(send, receive))
             return
         # Of a body that does not say how long it is, any rest may be long.
-        unread = LINGER_BYTES if chunked else declared
+        unread: float = LINGER_BYTES if chunked else declared
+        most: float = self._max_body_bytes
+        if large:
+            unread, most = (math.inf if chunked else declared), math.inf
         try:
-            await self._admitted(scope, receive, send, timeout_s, ticket, unread)
+            await self._admitted(scope, receive, send, timeout_s, ticket, unread, most)
         finally:
             if ticket:
                 ticket.leave()
@@ -110,15 +120,15 @@ class Gate:
             state["scopes"], state["key"] = key.scopes, key.name
             require(key, scope["method"], scope["path"])
 
-    def _deadline_s(self, headers: Headers) -> float:
+    def _deadline_s(self, headers: Headers, longest: float) -> float:
         asked = headers.get(DEADLINE)
         if asked is None:
-            return self._timeout_s
+            return longest
         if not re.fullmatch(r"0*[1-9][0-9]*", asked):
             shown = asked if len(asked) <= 40 else asked[:39] + "…"
             raise Malformed(f"{DEADLINE} is {shown!a}; send whole milliseconds, 1 or more")
         # More digits than a float has room for are beyond any deadline, too.
-        return min(self._timeout_s, int(asked.lstrip("0")[:15]) / 1000)
+        return min(longest, int(asked.lstrip("0")[:15]) / 1000)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._max_body_bytes} bytes")
@@ -137,7 +147,8 @@ class Gate:
         send: Send,
         timeout_s: float,
         ticket: Ticket | None,
-        unread: int,
+        unread: float,
+        most: float,
     ) -> None:
         state = scope["state"]
         state["bytes_in"], state["body_read"] = 0, False
@@ -154,7 +165,9 @@ class Gate:
             await send(message)
 
         try:
-            error = await self._run(scope, receive, watched, timeout_s, ticket, lambda: complete)
+            error = await self._run(
+                *(scope, receive, watched, timeout_s, ticket, most), complete=lambda: complete
+            )
         except asyncio.CancelledError:
             if started:
                 raise
@@ -173,6 +186,7 @@ class Gate:
         send: Send,
         timeout_s: float,
         ticket: Ticket | None,
+        most: float,
         complete: Callable[[], bool],
     ) -> ServiceError | None:
         """Run the app; the error it has not answered itself, if any."""
@@ -192,9 +206,9 @@ class Gate:
             if message["type"] == "http.disconnect":
                 return message
             state["bytes_in"] += len(message.get("body", b""))
-            if state["bytes_in"] > self._max_body_bytes:
+            if state["bytes_in"] > most:
                 raise self._too_large()
-            if ticket:
+            if ticket and most < math.inf:
                 ticket.received(state["bytes_in"])
             if not message.get("more_body", False):
                 state["body_read"] = True
@@ -205,7 +219,9 @@ class Gate:
         work = asyncio.ensure_future(self._app(scope, counted, send))
         try:
             await asyncio.wait(
-                {work, watch}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                {work, watch},
+                timeout=timeout_s if timeout_s < math.inf else None,
+                return_when=asyncio.FIRST_COMPLETED,
             )
             client_left = watch.done()
             if not work.done() and not complete():

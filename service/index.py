@@ -6,7 +6,7 @@ small block of recent upserts that is searched by numpy. A change makes a new Sn
 shares all it can; readers keep theirs. Shapes: n items of a block, W = a view's width.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -32,23 +32,33 @@ class Block:
         rows: of each id, its place.
         tables: of each view, (n, W) float32; zeros where an item lacks the view.
         present: of each view, (n,) which items have it.
+        hidden: (n,) which items are never answered.
     """
 
     ids: Sequence[str]
     rows: Mapping[str, int]
     tables: Mapping[str, Floats]
     present: Mapping[str, Mask]
+    hidden: Mask
 
     @classmethod
-    def of(cls, items: Mapping[str, Views], widths: Mapping[str, int]) -> "Block":
-        """The block of items, each with the views it has."""
+    def of(
+        cls, items: Mapping[str, Views], widths: Mapping[str, int], hidden: Container[str] = ()
+    ) -> "Block":
+        """The block of items, each with the views it has; some of them hidden."""
         tables = {view: np.zeros((len(items), width), np.float32) for view, width in widths.items()}
         present = {view: np.zeros(len(items), bool) for view in widths}
         for row, views in enumerate(items.values()):
             for view, vector in views.items():
                 tables[view][row] = vector
                 present[view][row] = True
-        return cls(list(items), {each: row for row, each in enumerate(items)}, tables, present)
+        return cls(
+            list(items),
+            {each: row for row, each in enumerate(items)},
+            tables,
+            present,
+            np.fromiter((each in hidden for each in items), bool, len(items)),
+        )
 
     def views(self, row: int) -> dict[str, Floats]:
         """The vectors of one item."""
@@ -75,11 +85,14 @@ class Snapshot:
         self._indexes = indexes
         self._live = live
         self._count = int(live.sum()) + len(recent.ids)
+        self._shown = np.concatenate([live & ~main.hidden, ~recent.hidden])
 
     @classmethod
-    def of(cls, items: Mapping[str, Views], widths: Mapping[str, int]) -> "Snapshot":
-        """The snapshot of exactly these items."""
-        return cls._over(Block.of(items, widths), widths)
+    def of(
+        cls, items: Mapping[str, Views], widths: Mapping[str, int], hidden: Container[str] = ()
+    ) -> "Snapshot":
+        """The snapshot of exactly these items, some of them hidden."""
+        return cls._over(Block.of(items, widths, hidden), widths)
 
     @classmethod
     def _over(cls, main: Block, widths: Mapping[str, int]) -> "Snapshot":
@@ -91,11 +104,16 @@ class Snapshot:
             # FAISS has copied the table; look at its copy and let ours go.
             stored = faiss.rev_swig_ptr(index.get_xb(), len(main.ids) * width)
             tables[view] = stored.reshape(-1, width) if len(main.ids) else main.tables[view]
-        shared = Block(main.ids, main.rows, tables, main.present)
+        shared = Block(main.ids, main.rows, tables, main.present, main.hidden)
         return cls(shared, indexes, np.ones(len(main.ids), bool), Block.of({}, widths))
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def shown(self) -> int:
+        """How many items may be answered: all that are not hidden."""
+        return int(self._shown.sum())
 
     def __contains__(self, item_id: str) -> bool:
         return self.place(item_id) is not None
@@ -159,8 +177,11 @@ class Snapshot:
         }
 
     def allowed(self, exclude: Places) -> Mask:
-        """(places,) who may be answered, but for those at some places; -1 is nobody's."""
-        mask = np.concatenate([self._live, np.ones(len(self.recent.ids), bool)])
+        """(places,) who may be answered, but for those at some places; -1 is nobody's.
+
+        Hidden items may not; they can still be looked up, and stand in histories.
+        """
+        mask = self._shown.copy()
         mask[exclude[exclude >= 0]] = False
         return mask
 
@@ -238,21 +259,32 @@ class Snapshot:
         ]
 
     def with_changes(
-        self, upserts: Mapping[str, Views], deletes: Iterable[str], widths: Mapping[str, int]
+        self,
+        upserts: Mapping[str, Views],
+        deletes: Iterable[str],
+        widths: Mapping[str, int],
+        hidden: Collection[str] = (),
     ) -> "Snapshot":
-        """The next snapshot; this one stays as it is."""
+        """The next snapshot; this one stays as it is.
+
+        Args:
+            hidden: ids of those of `upserts` that are hidden.
+        """
         live = self._live.copy()
         recent: dict[str, Views] = {
             each: self.recent.views(row) for row, each in enumerate(self.recent.ids)
         }
-        for item_id in [*upserts, *deletes]:
+        gone = [*upserts, *deletes]
+        hiding = {each for each, row in self.recent.rows.items() if self.recent.hidden[row]}
+        hiding = hiding.difference(gone).union(hidden)
+        for item_id in gone:
             recent.pop(item_id, None)
             if (row := self.main.rows.get(item_id)) is not None:
                 live[row] = False
         recent.update(upserts)
+        new = Block.of(recent, widths, hiding)
         if len(recent) > MERGE_AT:
             kept = np.flatnonzero(live)
-            new = Block.of(recent, widths)
             ids = [self.main.ids[row] for row in kept.tolist()] + list(new.ids)
             merged = Block(
                 ids,
@@ -265,6 +297,7 @@ class Snapshot:
                     view: np.concatenate([self.main.present[view][kept], new.present[view]])
                     for view in widths
                 },
+                np.concatenate([self.main.hidden[kept], new.hidden]),
             )
             return Snapshot._over(merged, widths)
-        return Snapshot(self.main, self._indexes, live, Block.of(recent, widths))
+        return Snapshot(self.main, self._indexes, live, new)

@@ -69,6 +69,9 @@ class Recommender:
     Args:
         ranking: the one thread that it works on.
         score_all: size of the catalogue up to which every item is scored.
+
+    Attributes:
+        alike: the view in which items are near that are alike by what they are.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Recommender:
         self._store = store
         self._metrics = metrics
         self._score_all = score_all
-        self._alike = "content" if "content" in bundle.views else bundle.open_views[0]
+        self.alike = "content" if "content" in bundle.views else bundle.open_views[0]
         # Of the main block: what models.scorer makes of it, and where training's items stand.
         self._stacked: tuple[Block, Stacked] | None = None
         self._trained: tuple[Block, Places] | None = None
@@ -269,7 +272,7 @@ class Recommender:
         return [snapshot.item_id(history[at]) for at in (items @ table.T).argmax(axis=1).tolist()]
 
     def _alike_vectors(self, snapshot: Snapshot, places: Places) -> Floats:
-        vectors = snapshot.vectors(self._alike, places)
+        vectors = snapshot.vectors(self.alike, places)
         unit: Floats = vectors / (
             np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-12)
         )

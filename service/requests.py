@@ -3,17 +3,20 @@
 import email.message
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Scope
 
 from models.item import MAX_ID_BYTES
 from service.errors import Invalid, Malformed, NotJSON
 
 ITEM_PREFIX = b"/items/"
+NEIGHBOURS = b"/neighbours"
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 # An /embed of 1024 items has 2049. Each object where none belongs costs a handful of errors, and
 # a body of 2 MiB has room for 700,000.
 MAX_OBJECTS = 5000
@@ -41,7 +44,8 @@ class JSONRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             if self.body_field is not None:
-                _require_json(request.headers.get("content-type"))
+                accepted = [JSON, MERGE_PATCH] if "PATCH" in (self.methods or ()) else [JSON]
+                require_type(request.headers.get("content-type"), accepted)
                 strict = JSONRequest(request.scope, request.receive)
                 strict.decoded = decode(await strict.body())
                 request = strict
@@ -50,11 +54,16 @@ class JSONRoute(APIRoute):
         return checked
 
 
-def _require_json(content_type: str | None) -> None:
+def require_type(content_type: str | None, accepted: Sequence[str]) -> None:
+    """Make sure that a body is what its route reads.
+
+    Raises:
+        NotJSON: it says that it is something else, or nothing.
+    """
     message = email.message.Message()
     message["content-type"] = content_type or ""
-    if message.get_content_type() != "application/json":
-        raise NotJSON(f"the content type is {content_type!a}; send application/json")
+    if message.get_content_type() not in accepted:
+        raise NotJSON(f"the content type is {content_type!a}; send {accepted[0]}")
 
 
 def _refuse_constant(name: str) -> None:
@@ -68,21 +77,24 @@ def _finite(text: str) -> float:
     return number
 
 
-def decode(body: bytes) -> Any:  # noqa: ANN401 - any JSON
+def decode(body: bytes, what: str = "the body") -> Any:  # noqa: ANN401 - any JSON
     """The JSON in a body.
 
+    Args:
+        what: what the bytes are called in an error.
+
     Raises:
-        Malformed: it holds none; says where.
+        Malformed: they hold none; says where.
     """
     if not body:
-        raise Malformed("the body is empty; send a JSON object")
+        raise Malformed(f"{what} is empty; send a JSON object")
     objects = 0
 
     def counted(fields: dict[str, Any]) -> dict[str, Any]:
         nonlocal objects
         objects += 1
         if objects > MAX_OBJECTS:
-            raise Malformed(f"the body holds more than {MAX_OBJECTS} objects")
+            raise Malformed(f"{what} holds more than {MAX_OBJECTS} objects")
         return fields
 
     try:
@@ -95,17 +107,17 @@ def decode(body: bytes) -> Any:  # noqa: ANN401 - any JSON
         if re.search(rb"\\u[dD][89a-fA-F]", body):
             json.dumps(decoded, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
-        raise Malformed(f"the body is not UTF-8 at byte {error.start}") from None
+        raise Malformed(f"{what} is not UTF-8 at byte {error.start}") from None
     except UnicodeEncodeError:
         raise Malformed("a string holds half a surrogate pair, which is no text") from None
     except json.JSONDecodeError as error:
         raise Malformed(
-            f"the body is no JSON: {error.msg} at line {error.lineno} column {error.colno}"
+            f"{what} is no JSON: {error.msg} at line {error.lineno} column {error.colno}"
         ) from None
     except RecursionError:
-        raise Malformed("the body is nested too deeply") from None
+        raise Malformed(f"{what} is nested too deeply") from None
     except ValueError:
-        raise Malformed("the body holds a number with too many digits") from None
+        raise Malformed(f"{what} holds a number with too many digits") from None
     return decoded
 
 
@@ -118,7 +130,21 @@ async def item_id_of(request: Request) -> str:
         Malformed: a percent sign without two hex digits, or bytes that are not UTF-8.
         Invalid: no id, too long, or with a control character.
     """
-    raw: bytes = request.scope["raw_path"]
+    return _item_id(request.scope["raw_path"])
+
+
+def asks_for_neighbours(scope: Scope) -> bool:
+    """Whether a path is `/items/ID/neighbours`; an ID that ends like that has its slash encoded."""
+    raw: bytes = scope["raw_path"]
+    return raw.endswith(NEIGHBOURS)
+
+
+async def item_id_of_neighbours(request: Request) -> str:
+    """The item id in a path `/items/ID/neighbours`; as item_id_of."""
+    return _item_id(request.scope["raw_path"].removesuffix(NEIGHBOURS))
+
+
+def _item_id(raw: bytes) -> str:
     encoded = raw.removeprefix(ITEM_PREFIX)
     if encoded == raw:
         raise Malformed("the path must say /items/ without percent signs in it")

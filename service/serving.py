@@ -19,8 +19,9 @@ from service.errors import NotReady
 from service.index import Floats
 from service.metrics import Metrics
 from service.recommender import Recommender
+from service.schema import CatalogueError
 from service.settings import Settings
-from service.store import CatalogueError, CatalogueStore
+from service.store import CatalogueStore
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -67,6 +68,7 @@ class Serving:
         phase: where it stands; one of a few words that readiness shows.
         failure: why it could not start, in one sentence.
         loading: whether `load` has yet to come to its end.
+        imports: ids of the imports that are under way.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -75,6 +77,7 @@ class Serving:
         self.phase = "starting"
         self.failure: str | None = None
         self.loading = True
+        self.imports: set[str] = set()
         self._parts: Parts | None = None
 
     @property
@@ -132,7 +135,7 @@ class Serving:
             store = CatalogueStore.open(settings.catalogue_dir, bundle)
             self._parts = self._assemble(bundle, store, parity)
             self.metrics.loaded(bundle.bundle_hash, bundle.encoder_hash)
-            self.metrics.index_items.set_function(lambda: len(store.snapshot))
+            self.metrics.index_items.set_function(lambda: store.snapshot.shown)
             self._enter(READY)
         except (BundleError, LLMError, CatalogueError, OSError, MemoryError) as error:
             self.failure, self.phase = str(error) or type(error).__name__, FAILED

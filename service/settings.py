@@ -22,10 +22,23 @@ class BadSettings(ValueError):
     """A setting that cannot be used; the message names the variable, its value and the reason."""
 
 
+CATALOGUE_DIR: Any = Field(
+    Path("catalogue"), description="writable folder of the catalogue, of one process alone"
+)
+
+
+class CatalogueSettings(BaseSettings):
+    """What says where the catalogue is; all that a backup needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    catalogue_dir: Path = CATALOGUE_DIR
+
+
 class Settings(BaseSettings):
     """Read once at start-up from the environment, by read_settings."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+    model_config = CatalogueSettings.model_config
 
     bundle: DirectoryPath = Field(description="folder that `python -m training export` wrote")
     llm: DirectoryPath | None = Field(
@@ -34,9 +47,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="what the LLM runs in; auto is what the bundle was encoded in"
     )
-    catalogue_dir: Path = Field(
-        Path("catalogue"), description="writable folder of the catalogue, of one process alone"
-    )
+    catalogue_dir: Path = CATALOGUE_DIR
     host: str = Field("127.0.0.1", description="address to listen on")
     api_keys_file: Path | None = Field(
         None, description="keys that clients must have; a line is `name scopes key`"
@@ -158,6 +169,11 @@ def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic chec
             # Kubernetes sets NAME_PORT for every service of a namespace.
             hint = "; is that a Kubernetes service link? Set enableServiceLinks: false"
         raise BadSettings(f"{variable} is {value}: {reason}{hint}") from None
+
+
+def read_catalogue_dir(override: str | None) -> Path:
+    """The catalogue's folder alone, for what needs no bundle; an override wins."""
+    return Path(override) if override else CatalogueSettings().catalogue_dir
 
 
 def describe(name: str) -> str:

@@ -1,67 +1,65 @@
 """The catalogue store: items and vectors in SQLite, and the index over them, kept in step."""
 
-import fcntl
 import json
-import logging
-import os
 import sqlite3
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.item import Item
-from service.errors import StorageFull
+from service import imports
+from service.backup import back_up
+from service.errors import PreconditionFailed, StorageFull
+from service.imports import Progress
 from service.index import Snapshot
+from service.listing import Page, match_of, read_cursor, write_cursor
+from service.locked import take
+from service.opening import damaged, prepare, read_vectors
+from service.rows import Entry, Floats, Outcome, Stored, Writing
+from service.schema import FILE, CatalogueError, is_full, transaction
+from service.versions import ALWAYS, Condition
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
-log = logging.getLogger(__name__)
-
-Floats = NDArray[np.float32]
-SCHEMA = 1
-FILE = "catalogue.sqlite"
-LOCK = "catalogue.lock"
-
-TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE items (
-    row INTEGER PRIMARY KEY,
-    item_id TEXT NOT NULL UNIQUE,
-    attributes TEXT NOT NULL,
-    llm_vector BLOB,
-    created REAL NOT NULL,
-    updated REAL NOT NULL
-);
-CREATE TABLE vectors (
-    row INTEGER NOT NULL REFERENCES items (row),
-    view TEXT NOT NULL,
-    vector BLOB NOT NULL,
-    PRIMARY KEY (row, view)
-) WITHOUT ROWID;
-"""
-
-
-class CatalogueError(RuntimeError):
-    """The catalogue on disk cannot be used; the message says why and what to do."""
+# Of each item what `_stored` reads, and its row.
+SOME = (
+    "SELECT item_id, attributes, hidden, version, row FROM items "
+    "WHERE item_id IN (SELECT value FROM json_each(?))"
+)
+ALL = "SELECT item_id, attributes, hidden, version, row FROM items ORDER BY row"
+LISTED = (
+    "SELECT item_id, attributes, hidden, version, row FROM items WHERE row > ? ORDER BY row LIMIT ?"
+)
+# The words of a row stand under its number, and FTS5 gives them in the order of these.
+FOUND = (
+    "SELECT item_id, attributes, hidden, version, row FROM words "
+    "CROSS JOIN items ON row = words.rowid "
+    "WHERE words MATCH ? AND words.rowid > ? ORDER BY words.rowid LIMIT ?"
+)
 
 
 class WrongVector(ValueError):
     """A vector that must not enter the catalogue; the message names view, item and defect."""
 
 
-class Entry(NamedTuple):
-    """An item with its vectors: the LLM vector (d_llm,), and (W,) of each view it has."""
+class Stats(NamedTuple):
+    """What the catalogue holds.
 
-    item: Item
-    llm_vector: Floats | None
-    views: Mapping[str, Floats]
+    Attributes:
+        changes: how many it has had; the largest version.
+        kinds: of each name and kind of an attribute, how many items have it.
+    """
+
+    items: int
+    hidden: int
+    changes: int
+    kinds: Mapping[tuple[str, str], int]
 
 
 class CatalogueStore:
@@ -78,6 +76,7 @@ class CatalogueStore:
     def __init__(
         self,
         database: sqlite3.Connection,
+        path: Path,
         lock: IO[bytes],
         widths: Mapping[str, int],
         llm_dim: int,
@@ -85,10 +84,20 @@ class CatalogueStore:
     ) -> None:
         self.snapshot = snapshot
         self._database = database
+        self._path = path
         self._lock_file = lock
         self._widths = dict(widths)
         self._llm_dim = llm_dim
         self._lock = threading.Lock()
+        meta = dict(database.execute("SELECT key, value FROM meta"))
+        self._catalogue_id: str = meta["catalogue_id"]
+        self._changes = int(meta["changes"])
+        self._kinds = {
+            (name, kind): items
+            for name, kind, items in database.execute(
+                "SELECT name, kind, items FROM attribute_kinds"
+            )
+        }
 
     @classmethod
     def open(cls, folder: Path, bundle: "Bundle") -> "CatalogueStore":
@@ -98,100 +107,229 @@ class CatalogueStore:
             CatalogueError: another process has it open, or it belongs to another bundle or a
                 newer version, or it is damaged, or the folder cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / LOCK).open("ab")
-        except OSError as error:
-            raise CatalogueError(f"{folder} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise CatalogueError(
-                f"{folder} is in use by another process; stop it or choose another "
-                "LLMEMB_CATALOGUE_DIR"
-            ) from None
+        lock = take(folder)
         path = folder / FILE
         database: sqlite3.Connection | None = None
         try:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             widths = {name: view.width for name, view in bundle.views.items()}
-            _prepare(database, path, bundle)
-            snapshot = Snapshot.of(_read_vectors(database, path, widths), widths)
-        except sqlite3.Error as error:
+            prepare(database, path, bundle)
+            hidden = {i for (i,) in database.execute("SELECT item_id FROM items WHERE hidden")}
+            snapshot = Snapshot.of(read_vectors(database, path, widths), widths, hidden)
+            return cls(database, path, lock, widths, bundle.manifest.llm_dim, snapshot)
+        except StorageFull:
             _close(database, lock)
-            if _is_full(error):
+            raise CatalogueError(f"there is no room on the disk for {path}") from None
+        except (sqlite3.Error, KeyError) as error:
+            _close(database, lock)
+            if isinstance(error, sqlite3.Error) and is_full(error):
                 raise CatalogueError(f"there is no room on the disk for {path}") from None
-            raise CatalogueError(
-                f"{path} is damaged ({error}); put a backup in its place or choose another "
-                "LLMEMB_CATALOGUE_DIR"
-            ) from None
+            raise damaged(path, str(error)) from None
         except BaseException:
             _close(database, lock)
             raise
-        return cls(database, lock, widths, bundle.manifest.llm_dim, snapshot)
 
     def close(self) -> None:
         """Let the folder go; the store is not to be used any more."""
         with self._lock:
             _close(self._database, self._lock_file)
 
-    def get(self, item_id: str) -> Item | None:
+    def get(self, item_id: str) -> Stored | None:
         """The item of an id."""
-        with self._lock:
-            row = self._database.execute(
-                "SELECT attributes FROM items WHERE item_id = ?", [item_id]
-            ).fetchone()
-        return row and Item(item_id=item_id, attributes=json.loads(row[0]))
+        return self.get_many([item_id])[0]
 
-    def get_many(self, item_ids: Sequence[str]) -> list[Item | None]:
+    def get_many(self, item_ids: Sequence[str]) -> list[Stored | None]:
         """The items of ids, in their order; None where there is no such item."""
-        return [self.get(item_id) for item_id in item_ids]
+        with self._lock:
+            rows = self._database.execute(SOME, [json.dumps(list(item_ids))]).fetchall()
+        found = {row[0]: _stored(row) for row in rows}
+        return [found.get(item_id) for item_id in item_ids]
 
-    def put(self, entries: Sequence[Entry]) -> list[bool]:
-        """Have items with these attributes in the catalogue: all or, on any error, none.
+    def page(self, limit: int, cursor: str | None = None, query: str | None = None) -> Page:
+        """Items in the order in which they came, from a cursor on.
 
-        An item that stands there with the same attributes is left as it is.
+        What comes or goes meanwhile moves nothing: each item that is there all the time is
+        listed once, and one that is new comes last.
 
-        Returns:
-            Of each, whether it is new.
+        Args:
+            query: words; items are listed whose id or attributes have all of them, each as the
+                beginning of a word, whatever the case and the accents.
+
+        Raises:
+            Invalid: the cursor is of another catalogue or other words, or there is no word.
+        """
+        asked = query or ""
+        after = read_cursor(cursor, self._catalogue_id, asked) if cursor else 0
+        select, values = LISTED, (after, limit + 1)
+        found: tuple[str, ...] = ()
+        if query is not None:
+            select, found = FOUND, (match_of(query),)
+        with self._lock:
+            rows = self._database.execute(select, [*found, *values]).fetchall()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        after = rows[-1][-1] if rows else after
+        return Page(
+            [_stored(row) for row in rows],
+            write_cursor(self._catalogue_id, asked, after) if more else None,
+        )
+
+    def export(self, at_once: int) -> Generator[Sequence[Stored], None, None]:
+        """All items as they are when the first are asked for, in the order in which they came.
+
+        On a connection of its own, so that nobody waits for anybody; may be asked from another
+        thread each time, one at a time.
+
+        Args:
+            at_once: how many come together.
+        """
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        with closing(
+            sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        ) as database:
+            database.execute("BEGIN")  # one transaction sees one moment
+            rows = database.execute(ALL)
+            while found := rows.fetchmany(at_once):
+                yield [_stored(row) for row in found]
+
+    def backup(self, target: Path) -> int:
+        """Write all of it to one file, while it is used; see service.backup.back_up."""
+        return back_up(self._path.parent, target)
+
+    @property
+    def stats(self) -> Stats:
+        """What it holds; costs nothing but a copy of the attributes' counts."""
+        snapshot = self.snapshot
+        return Stats(
+            len(snapshot), len(snapshot) - snapshot.shown, self._changes, dict(self._kinds)
+        )
+
+    def put(
+        self,
+        entries: Sequence[Entry],
+        conditions: Sequence[Condition] = (),
+        *,
+        atomic: bool = True,
+        progress: tuple[str, int] | None = None,
+    ) -> list[Outcome]:
+        """Have items in the catalogue, in one transaction: all or, on any error, none.
+
+        An item that stands there so already is left as it is. Of an id that comes twice the
+        later one stays.
+
+        Args:
+            conditions: of each entry; none asks for nothing.
+            atomic: whether a condition that does not hold is an error; else the others are done.
+            progress: an import, and its line that is durable with this.
 
         Raises:
             WrongVector: a vector has another width than its view, or is not finite.
+            PreconditionFailed: a condition does not hold, and it is all or none.
             StorageFull: the disk is full.
         """
         for entry in entries:
             self._check(entry)
-        created = []
-        changed: dict[str, Mapping[str, Floats]] = {}
+        outcomes = []
+        upserts: dict[str, Mapping[str, Floats]] = {}
+        hidden: set[str] = set()
         with self._lock:
-            with _transaction(self._database):
-                for entry in entries:
-                    is_new, is_changed = _upsert(self._database, entry)
-                    created.append(is_new)
-                    if is_changed:
-                        changed[entry.item.item_id] = entry.views
-            if changed:
-                self.snapshot = self.snapshot.with_changes(changed, (), self._widths)
-        return created
+            with self._writing() as writing:
+                for entry, condition in zip(
+                    entries, conditions or [ALWAYS] * len(entries), strict=True
+                ):
+                    outcome = writing.put(entry, condition)
+                    item_id = entry.item.item_id
+                    if outcome.refused and atomic:
+                        raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
+                    outcomes.append(outcome)
+                    if outcome.changed:
+                        upserts[item_id] = entry.views
+                        (hidden.add if outcome.hidden else hidden.discard)(item_id)
+                if progress:
+                    imports.advance(self._database, *progress, outcomes)
+            if upserts:
+                self._show(upserts, (), hidden)
+        return outcomes
 
-    def delete(self, item_id: str) -> bool:
+    def hide(self, item_id: str, hidden: bool, condition: Condition = ALWAYS) -> Outcome:
+        """Keep an item out of all answers, or not; it may still stand in histories.
+
+        Returns:
+            What became of it; its version is None where there is no such item.
+
+        Raises:
+            PreconditionFailed: the condition does not hold.
+            StorageFull: the disk is full.
+        """
+        with self._lock:
+            with self._writing() as writing:
+                outcome = writing.hide(item_id, hidden, condition)
+                if outcome.refused:
+                    raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
+            if outcome.changed:
+                views = self.snapshot.views(item_id) or {}
+                self._show({item_id: views}, (), {item_id} if hidden else ())
+        return outcome
+
+    def delete(self, item_id: str, condition: Condition = ALWAYS) -> bool:
         """Take an item out for good; whether it was there.
+
+        Raises:
+            PreconditionFailed: it is there, and the condition does not hold.
+            StorageFull: the disk is full.
+        """
+        with self._lock:
+            if item_id not in self.snapshot:
+                return False
+            with self._writing() as writing:
+                outcome = writing.delete(item_id, condition)
+                if outcome.refused:
+                    raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
+            self._show({}, [item_id])
+        return True
+
+    def progress(self, import_id: str) -> Progress | None:
+        """How far an import has come; None where it is not known."""
+        with self._lock:
+            return imports.read(self._database, import_id)
+
+    def begin_import(self, import_id: str) -> Progress:
+        """Remember an import, and how far it came before; what stopped it then is forgotten.
 
         Raises:
             StorageFull: the disk is full.
         """
         with self._lock:
-            with _transaction(self._database):
-                found = self._database.execute(
-                    "SELECT row FROM items WHERE item_id = ?", [item_id]
-                ).fetchone()
-                if found:
-                    self._database.execute("DELETE FROM vectors WHERE row = ?", found)
-                    self._database.execute("DELETE FROM items WHERE row = ?", found)
-            if found:
-                self.snapshot = self.snapshot.with_changes({}, [item_id], self._widths)
-        return bool(found)
+            return imports.begin(self._database, import_id)
+
+    def end_import(self, import_id: str, error: str | None = None) -> Progress:
+        """Note that an import was read to its end, or what is wrong with its next line.
+
+        Raises:
+            StorageFull: the disk is full.
+        """
+        with self._lock:
+            return imports.end(self._database, import_id, error)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writing]:
+        """One transaction of changes, and afterwards the counts as it left them."""
+        with transaction(self._database):
+            writing = Writing(self._database, self._changes)
+            yield writing
+            writing.finish()
+        self._changes = writing.changes
+        kinds = Counter(self._kinds)
+        kinds.update(writing.kinds)
+        self._kinds = {each: items for each, items in kinds.items() if items}
+
+    def _show(
+        self,
+        upserts: Mapping[str, Mapping[str, Floats]],
+        deletes: Sequence[str],
+        hidden: Collection[str] = (),
+    ) -> None:
+        self.snapshot = self.snapshot.with_changes(upserts, deletes, self._widths, hidden)
 
     def _check(self, entry: Entry) -> None:
         vectors = dict(entry.views)
@@ -219,132 +357,7 @@ def _close(database: sqlite3.Connection | None, lock: IO[bytes]) -> None:
     lock.close()  # and with it the flock
 
 
-def _is_full(error: sqlite3.Error) -> bool:
-    return "full" in str(error)
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """Commit at the end, or change nothing."""
-    try:
-        database.execute("BEGIN IMMEDIATE")
-        yield
-        database.execute("COMMIT")
-    except BaseException as error:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        if isinstance(error, sqlite3.Error) and _is_full(error):
-            raise StorageFull("the disk of the catalogue is full; nothing was changed") from None
-        raise
-
-
-def _prepare(database: sqlite3.Connection, path: Path, bundle: "Bundle") -> None:
-    """Set the connection up, and seed a new file, or make sure that it is one of ours."""
-    schema = database.execute("PRAGMA user_version").fetchone()[0]
-    if schema > SCHEMA:
-        raise CatalogueError(
-            f"{path} has schema {schema} and this version knows {SCHEMA}; run the newer version "
-            "or choose another LLMEMB_CATALOGUE_DIR"
-        )
-    mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-    if mode != "wal":
-        raise CatalogueError(f"the file system of {path} cannot hold a write-ahead log")
-    database.execute("PRAGMA synchronous=FULL")
-    if schema == 0:
-        if database.execute("SELECT 1 FROM sqlite_schema").fetchone():
-            raise CatalogueError(f"{path} is no catalogue; choose another LLMEMB_CATALOGUE_DIR")
-        _seed(database, bundle)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the file's own name
-        finally:
-            os.close(folder)
-        return
-    meta = dict(database.execute("SELECT key, value FROM meta"))
-    if meta.get("bundle_hash") != bundle.bundle_hash:
-        raise CatalogueError(
-            f"{path} belongs to bundle {str(meta.get('bundle_hash'))[:12]}… and this is "
-            f"{bundle.bundle_hash[:12]}…; choose another LLMEMB_CATALOGUE_DIR or open the old "
-            "bundle"
-        )
-
-
-def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
-    """Write the bundle's items in one transaction; killed in its middle, the file stays empty."""
-    tables = bundle.training_views()
-    with _transaction(database):
-        for statement in TABLES.split(";"):
-            database.execute(statement)
-        now = time.time()
-        for row, item in enumerate(bundle.catalogue):
-            views = {name: items[row] for name, (items, present) in tables.items() if present[row]}
-            _insert(database, Entry(item, bundle.llm_vectors[row], views), now)
-        meta = {"bundle_hash": bundle.bundle_hash, "seeded": str(len(bundle.catalogue))}
-        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        database.execute(f"PRAGMA user_version={SCHEMA}")
-    log.info("seeded the catalogue with %d items of the bundle", len(bundle.catalogue))
-
-
-def _json(item: Item) -> str:
-    return json.dumps(item.attributes, ensure_ascii=False, sort_keys=True)
-
-
-def _blob(vector: Floats) -> bytes:
-    return vector.astype("<f4").tobytes()
-
-
-def _insert(database: sqlite3.Connection, entry: Entry, now: float) -> None:
-    llm = None if entry.llm_vector is None else _blob(entry.llm_vector)
-    row = database.execute(
-        "INSERT INTO items (item_id, attributes, llm_vector, created, updated) "
-        "VALUES (?, ?, ?, ?, ?)",
-        [entry.item.item_id, _json(entry.item), llm, now, now],
-    ).lastrowid
-    _insert_vectors(database, row, entry)
-
-
-def _insert_vectors(database: sqlite3.Connection, row: int | None, entry: Entry) -> None:
-    database.executemany(
-        "INSERT INTO vectors (row, view, vector) VALUES (?, ?, ?)",
-        [(row, view, _blob(vector)) for view, vector in entry.views.items()],
-    )
-
-
-def _upsert(database: sqlite3.Connection, entry: Entry) -> tuple[bool, bool]:
-    """Write an item; whether it is new, and whether anything changed."""
-    found: tuple[int, str] | None = database.execute(
-        "SELECT row, attributes FROM items WHERE item_id = ?", [entry.item.item_id]
-    ).fetchone()
-    if found is None:
-        _insert(database, entry, time.time())
-        return True, True
-    row, attributes = found
-    if attributes == _json(entry.item):
-        return False, False
-    llm = None if entry.llm_vector is None else _blob(entry.llm_vector)
-    database.execute(
-        "UPDATE items SET attributes = ?, llm_vector = ?, updated = ? WHERE row = ?",
-        [_json(entry.item), llm, time.time(), row],
-    )
-    database.execute("DELETE FROM vectors WHERE row = ?", [row])
-    _insert_vectors(database, row, entry)
-    return False, True
-
-
-def _read_vectors(
-    database: sqlite3.Connection, path: Path, widths: Mapping[str, int]
-) -> dict[str, dict[str, Floats]]:
-    ids: dict[int, str] = dict(database.execute("SELECT row, item_id FROM items ORDER BY row"))
-    items: dict[str, dict[str, Floats]] = {item_id: {} for item_id in ids.values()}
-    stored: Iterator[tuple[int, str, Any]] = database.execute(
-        "SELECT row, view, vector FROM vectors"
-    )
-    for row, view, blob in stored:
-        vector = np.frombuffer(blob, "<f4").astype(np.float32)
-        if row not in ids or vector.shape != (widths.get(view),) or not np.isfinite(vector).all():
-            raise CatalogueError(
-                f"{path} is damaged (a vector of view {view!r} of item {ids.get(row)!r}); put a "
-                "backup in its place or choose another LLMEMB_CATALOGUE_DIR"
-            )
-        items[ids[row]][view] = vector
-    return items
+def _stored(row: Sequence[Any]) -> Stored:
+    """The item in a row of SOME, ALL, LISTED or FOUND."""
+    item_id, attributes, hidden, version = row[:4]
+    return Stored(Item(item_id=item_id, attributes=json.loads(attributes)), bool(hidden), version)

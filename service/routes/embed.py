@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from models.item import Item
 from service.embedder import Embedded
 from service.errors import Forbidden, Invalid, problems
+from service.incoming import LLM
 from service.index import Floats
 from service.requests import JSONRoute
+from service.rows import Entry
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 from service.settings import MAX_ITEMS
-from service.store import Entry
 
 router = APIRouter(route_class=JSONRoute, tags=["embed"])
 
-LLM = "llm"  # the view that is the LLM's own vector
 FILM: dict[str, JsonValue] = {
     "item_id": "ml-1",
     "attributes": {

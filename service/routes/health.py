@@ -11,8 +11,11 @@ from models.prompt import PromptTemplate
 from service import version
 from service.errors import NotReady, problems
 from service.serving import READY, Parts, Serving, parts_of, serving_of
+from service.store import Stats
 
 router = APIRouter(tags=["service"])
+
+MOST_ATTRIBUTES = 200  # in one answer; a catalogue may have any number of names
 
 
 class ViewInfo(BaseModel):
@@ -40,6 +43,31 @@ class Limits(BaseModel):
     request_timeout_s: float
 
 
+class AttributeInfo(BaseModel):
+    """An attribute by its name, over all items of the catalogue."""
+
+    name: str = Field(examples=["genres"])
+    kinds: dict[str, int] = Field(
+        description="Of each kind - `string`, `number`, `boolean`, `list of strings` and so on, "
+        "`list` where kinds are mixed - how many items have it.",
+        examples=[{"list of strings": 1681}],
+    )
+    share: float = Field(
+        description="Of the items, how many have it and it says something.", examples=[0.999]
+    )
+
+
+class CatalogueInfo(BaseModel):
+    """What the catalogue holds now."""
+
+    items: int = Field(examples=[1682])
+    hidden: int = Field(description="Of these, kept out of all answers.", examples=[3])
+    version: int = Field(description="The latest of an item; grows with every change.")
+    attributes: list[AttributeInfo] = Field(
+        description=f"The {MOST_ATTRIBUTES} that most items have, those first."
+    )
+
+
 class Info(BaseModel):
     """What is served."""
 
@@ -60,6 +88,7 @@ class Info(BaseModel):
     )
     items: int = Field(description="In the catalogue now.", examples=[1682])
     training_items: int
+    catalogue: CatalogueInfo
     limits: Limits
     metrics: dict[str, Any] = Field(description="Measured at export, with their protocol.")
 
@@ -111,6 +140,7 @@ async def info(
         parity=parts.parity,
         items=len(parts.store.snapshot),
         training_items=manifest.items,
+        catalogue=_catalogue(parts.store.stats),
         limits=Limits(
             max_items=settings.max_items,
             max_body_bytes=settings.max_body_bytes,
@@ -118,6 +148,24 @@ async def info(
             request_timeout_s=settings.request_timeout_s,
         ),
         metrics=manifest.metrics,
+    )
+
+
+def _catalogue(stats: Stats) -> CatalogueInfo:
+    kinds: dict[str, dict[str, int]] = {}
+    for (name, kind), items in sorted(stats.kinds.items()):
+        kinds.setdefault(name, {})[kind] = items
+    # An item has one value of a name, and so one kind.
+    totals = {name: sum(counts.values()) for name, counts in kinds.items()}
+    first = sorted(totals, key=lambda name: (-totals[name], name))[:MOST_ATTRIBUTES]
+    return CatalogueInfo(
+        items=stats.items,
+        hidden=stats.hidden,
+        version=stats.changes,
+        attributes=[
+            AttributeInfo(name=name, kinds=kinds[name], share=round(totals[name] / stats.items, 4))
+            for name in first
+        ],
     )
 
 

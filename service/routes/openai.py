@@ -8,9 +8,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from models.prompt import Prompt
 from service.errors import Invalid, UnknownModel, problems
+from service.incoming import LLM
 from service.index import Floats
 from service.requests import JSONRoute
-from service.routes.embed import LLM, written
+from service.routes.embed import written
 from service.serving import Parts, Serving, parts_of, serving_of
 from service.settings import MAX_ITEMS
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.item import MAX_ID_BYTES
 from service.errors import Invalid, problems
 from service.explain import attribute_shares
+from service.incoming import LARGEST
 from service.index import Floats
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
@@ -21,7 +22,6 @@ router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
 MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
-LARGEST = 1e15  # in a query vector; products of such are still 32-bit floats
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
 ]
@@ -168,7 +168,7 @@ async def _explain(
     ids = [item.item_id for item in items]
     known = await on_disk(parts, lambda: parts.store.get_many(ids))
     # An item may have gone since it was ranked.
-    there = [(item, each) for item, each in zip(items, known, strict=True) if each]
+    there = [(item, each.item) for item, each in zip(items, known, strict=True) if each]
     shares = await attribute_shares(
         parts.bundle, parts.embedder, [each for _, each in there], queries
     )

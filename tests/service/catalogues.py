@@ -1,7 +1,7 @@
 """A stand-in for Bundle that needs no torch, for tests of the store alone.
 
-Run as `python -m tests.service.catalogues FOLDER MODE`, it is a process that opens a store and
-puts items for ever, writing each id to stdout once it is acknowledged.
+Run as `python -m tests.service.catalogues FOLDER MODE START`, it is a process that opens a store
+and puts items for ever, writing each number to stdout once it is acknowledged.
 """
 
 import sqlite3
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from models.item import Catalogue, Item
-from service.store import CatalogueStore, Entry
+from service.rows import Entry
+from service.store import CatalogueStore
 
+TOGETHER = 20  # items of a batch, lines of a chunk
 WIDTHS = {"text": 4, "id": 2}
 
 
@@ -66,10 +68,18 @@ def main() -> None:
     sys.stdout.write("open\n")
     sys.stdout.flush()
     count = 20 if mode in {"synced", "unsynced"} else 1_000_000
+    if mode == "import":
+        store.begin_import("one")
     for number in range(int(start), int(start) + count):
-        store.put([an_entry(f"i{number}")])
-        if number % 3 == 0:
-            store.delete(f"i{number - 1}")
+        if mode == "batch":
+            store.put([an_entry(f"i{number}-{part}") for part in range(TOGETHER)])
+        elif mode == "import":
+            lines = range(TOGETHER * number, TOGETHER * (number + 1))
+            store.put([an_entry(f"i{line}") for line in lines], progress=("one", lines.stop))
+        else:
+            store.put([an_entry(f"i{number}")])
+            if number % 3 == 0:
+                store.delete(f"i{number - 1}")
         sys.stdout.write(f"{number}\n")
         sys.stdout.flush()
     # No tidy end: closing would checkpoint, and so sync, whatever the mode.

@@ -79,6 +79,31 @@ def test_a_key_opens_what_its_scopes_say(locked: Client) -> None:
     assert locked.delete("/items/new", headers=bearer(BOTH)).status_code == 204
 
 
+CATALOGUE = [
+    ("GET", "/items", "read"),
+    ("GET", "/items:export", "read"),
+    ("GET", "/items/1/neighbours", "read"),
+    ("GET", "/imports/nobody", "read"),
+    ("PATCH", "/items/1", "write"),
+    ("POST", "/items:batch", "write"),
+    ("POST", "/items:import?import_id=one", "write"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), CATALOGUE)
+def test_the_catalogue_is_read_with_read_and_changed_with_write(
+    locked: Client, method: str, path: str, scope: str
+) -> None:
+    right, wrong = (READER, WRITER) if scope == "read" else (WRITER, READER)
+
+    refused = locked.request(method, path, headers=bearer(wrong))
+    answer = locked.request(method, path, headers=bearer(right))
+
+    assert refused.status_code == 403
+    assert f"needs the scope {scope}" in refused.json()["detail"]
+    assert answer.status_code in {200, 404, 415}
+
+
 def test_a_scope_that_lacks_is_a_403_that_names_it(locked: Client) -> None:
     writing = locked.put(
         "/items/new", json={"attributes": {"title": "Ran"}}, headers=bearer(READER)

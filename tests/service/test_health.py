@@ -31,6 +31,28 @@ def test_info_says_what_is_served(shared: Client, bundle: Bundle) -> None:
     assert info["limits"]["max_items"] == 64
 
 
+def test_info_tells_what_the_catalogue_holds_now(serve: Serve) -> None:
+    client = serve()
+    before = client.get("/info").json()["catalogue"]
+    item = {"title": "Ran", "price": 3.5, "tags": ["a", "b"], "nothing": None}
+
+    client.put("/items/new", json={"attributes": item, "hidden": True})
+    after = client.get("/info").json()["catalogue"]
+    client.put("/items/new", json={"attributes": {"title": "Ran"}})
+    client.delete("/items/new")
+    again = client.get("/info").json()["catalogue"]
+
+    assert (before["items"], before["hidden"]) == (12, 0)
+    assert (after["items"], after["hidden"]) == (13, 1)
+    assert after["version"] == before["version"] + 1
+    told = {each["name"]: each for each in after["attributes"]}
+    assert told["price"] == {"name": "price", "kinds": {"number": 1}, "share": round(1 / 13, 4)}
+    assert told["tags"]["kinds"] == {"list of strings": 1}
+    assert "nothing" not in told
+    assert (told["title"]["kinds"]["string"], told["title"]["share"]) == (13, 1.0)
+    assert again["attributes"] == before["attributes"]
+
+
 def test_a_ready_service_lives_and_is_ready(shared: Client) -> None:
     assert shared.get("/health/live").json() == {"status": "alive"}
     assert shared.get("/health/ready").json() == {"status": "ready", "items": 12, "degraded": []}

@@ -5,15 +5,19 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service import store as module
-from service.errors import StorageFull
-from service.store import FILE, CatalogueError, Entry, WrongVector
-from tests.service.catalogues import an_entry, an_item, open_store
+from models.item import Item
+from service.errors import PreconditionFailed, StorageFull
+from service.rows import Entry, Outcome, Writing
+from service.schema import FILE, CatalogueError
+from service.store import CatalogueStore, WrongVector
+from service.versions import ALWAYS, exactly
+from tests.service.catalogues import TOGETHER, an_entry, an_item, open_store
 from tests.service.running import ROOT
 
 COUNTER = """
@@ -31,6 +35,15 @@ int fdatasync(int fd) { note(); return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasy
 """
 
 
+def created(outcomes: list[Outcome]) -> list[bool]:
+    return [each.created for each in outcomes]
+
+
+def held(store: CatalogueStore, item_id: str) -> Item | None:
+    stored = store.get(item_id)
+    return stored and stored.item
+
+
 def writer(folder: Path, mode: str, start: int = 0, **env: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "tests.service.catalogues", str(folder), mode, str(start)],
@@ -45,15 +58,15 @@ def test_a_new_store_holds_the_items_of_the_bundle(tmp_path: Path) -> None:
     store = open_store(tmp_path)
 
     assert len(store.snapshot) == 5
-    assert store.get("seed3") == an_item("seed3")
+    assert held(store, "seed3") == an_item("seed3")
     assert store.snapshot.views("seed3").keys() == {"text", "id"}  # type: ignore[union-attr]
     store.close()
 
 
 def test_what_was_put_and_deleted_is_so_after_opening_again(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    assert store.put([an_entry("a", value=2), an_entry("b")]) == [True, True]
-    assert store.put([an_entry("a", "Kagemusha", value=3)]) == [False]
+    assert created(store.put([an_entry("a", value=2), an_entry("b")])) == [True, True]
+    assert created(store.put([an_entry("a", "Kagemusha", value=3)])) == [False]
     assert store.delete("b")
     assert store.delete("seed1")
     assert not store.delete("seed1")
@@ -62,7 +75,7 @@ def test_what_was_put_and_deleted_is_so_after_opening_again(tmp_path: Path) -> N
     again = open_store(tmp_path)
 
     assert len(again.snapshot) == 5
-    assert again.get("a") == an_item("a", "Kagemusha")
+    assert held(again, "a") == an_item("a", "Kagemusha")
     np.testing.assert_array_equal(again.snapshot.views("a")["text"], np.full(4, 3))  # type: ignore[index]
     assert again.get("b") is None
     assert again.get("seed1") is None
@@ -75,9 +88,9 @@ def test_the_same_attributes_again_change_nothing(tmp_path: Path) -> None:
     before = store.snapshot
     changes = store._database.total_changes
 
-    created = store.put([an_entry("a", value=2)])
+    (again,) = store.put([an_entry("a", value=2)])
 
-    assert created == [False]
+    assert (again.created, again.changed) == (False, False)
     assert store.snapshot is before
     assert store._database.total_changes == changes
     store.close()
@@ -102,6 +115,159 @@ def test_a_wrong_vector_is_refused_and_with_it_the_whole_put(
     store.close()
 
 
+def test_a_version_grows_with_every_change_and_with_nothing_else(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+
+    (first,) = store.put([an_entry("a")])
+    (same,) = store.put([an_entry("a", value=9)])
+    (second,) = store.put([an_entry("a", "Kagemusha")])
+    third = store.hide("a", True)
+    again = store.hide("a", True)
+    store.delete("a")
+    (reborn,) = store.put([an_entry("a")])
+
+    versions = [each.version for each in (first, second, third, reborn)]
+    assert versions == sorted(set(versions))  # type: ignore[type-var]
+    assert (same.version, again.version) == (first.version, third.version)
+    assert (same.changed, again.changed) == (False, False)
+    store.close()
+
+
+def test_an_item_that_came_back_has_none_of_its_old_versions_after_a_restart_either(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path)
+    (before,) = store.put([an_entry("a")])
+    store.delete("a")
+    store.close()
+
+    store = open_store(tmp_path)
+    (after,) = store.put([an_entry("a")])
+
+    assert after.version > before.version  # type: ignore[operator]
+    store.close()
+
+
+def test_a_write_whose_condition_does_not_hold_is_refused_and_with_it_the_whole_put(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path)
+    (first,) = store.put([an_entry("a")])
+    (second,) = store.put([an_entry("a", "Kagemusha")])
+    assert first.version
+
+    with pytest.raises(PreconditionFailed, match=f"'a' has version {second.version}"):
+        store.put([an_entry("b"), an_entry("a", "Ikiru")], [ALWAYS, exactly(first.version)])
+
+    assert held(store, "a") == an_item("a", "Kagemusha")
+    assert "b" not in store.snapshot
+    assert store.get("b") is None
+    store.close()
+
+
+def test_where_it_is_not_all_or_none_the_others_are_written(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put([an_entry("a")])
+
+    refused, done = store.put(
+        [an_entry("a", "Ikiru"), an_entry("b")], [exactly(0), exactly(0)], atomic=False
+    )
+
+    assert "is in the catalogue already" in str(refused.refused)
+    assert (refused.changed, done.created) == (False, True)
+    assert held(store, "a") == an_item("a")
+    store.close()
+
+
+def test_hidden_items_are_kept_but_not_answered_also_after_opening_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put([an_entry("new")])
+    store.hide("new", True)
+    store.hide("seed1", True)
+    store.put([an_entry("born hidden")._replace(hidden=True)])
+    answered = answerable(store)
+    store.close()
+
+    again = open_store(tmp_path)
+
+    assert answered == answerable(again) == {"seed0", "seed2", "seed3", "seed4"}
+    assert "seed1" in again.snapshot
+    assert (again.stats.items, again.stats.hidden) == (7, 3)
+    again.put([an_entry("new", "Kagemusha")])  # which says nothing of it
+    assert "new" not in answerable(again)
+    again.hide("new", False)
+    assert "new" in answerable(again)
+    again.close()
+
+
+def answerable(store: CatalogueStore) -> set[str]:
+    snapshot = store.snapshot
+    may = snapshot.allowed(np.empty(0, np.int64))
+    return {snapshot.item_id(place) for place in np.flatnonzero(may).tolist()}
+
+
+def test_vectors_that_were_given_are_kept_until_others_are_given_or_made(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    given = an_entry("a", value=2)._replace(given=True)
+
+    (first,) = store.put([given])
+    (same,) = store.put([given])
+    (other,) = store.put([an_entry("a", value=3)._replace(given=True)])
+    (made,) = store.put([an_entry("a", value=4)])
+    (made_again,) = store.put([an_entry("a", value=5)])
+
+    assert [each.changed for each in (first, same, other, made, made_again)] == [
+        *(True, False, True, True, False)
+    ]
+    views = store.snapshot.views("a")
+    assert views
+    np.testing.assert_array_equal(views["text"], np.full(4, 4))
+    store.close()
+
+
+def test_many_are_read_by_one_question(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    asked: list[str] = []
+    store._database.set_trace_callback(asked.append)
+
+    found = store.get_many(["seed2", "nobody", "seed0", "seed2"])
+
+    assert [each and each.item.item_id for each in found] == ["seed2", None, "seed0", "seed2"]
+    assert len(asked) == 1
+    store.close()
+
+
+def test_stats_count_the_attributes_of_all_items_without_reading_them(tmp_path: Path) -> None:
+    store = open_store(tmp_path, count=2)
+    entry = an_entry("a")._replace(
+        item=Item(
+            item_id="a",
+            attributes={"title": "Ran", "year": 1985, "tags": ["a", "b"], "ok": True, "no": None,
+                        "mixed": ["a", 1], "paths": [["a"], ["b"]], "blank": " "},
+        )
+    )  # fmt: skip
+
+    store.put([entry])
+    with_it = store.stats.kinds
+    store.put([an_entry("a", "Kagemusha")])
+    store.put([an_entry("b")])
+    store.delete("b")
+    after = store.stats.kinds
+    store.close()
+    again = open_store(tmp_path)
+
+    assert with_it == {
+        ("title", "string"): 3,
+        ("year", "number"): 1,
+        ("tags", "list of strings"): 1,
+        ("ok", "boolean"): 1,
+        ("mixed", "list"): 1,
+        ("paths", "list of lists"): 1,
+    }
+    assert after == again.stats.kinds == {("title", "string"): 3}
+    again.close()
+
+
 def test_a_second_opener_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
 
@@ -124,10 +290,10 @@ def test_the_catalogue_of_another_bundle_is_refused(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute("PRAGMA user_version=2")
+        database.execute("PRAGMA user_version=3")
     database.close()
 
-    with pytest.raises(CatalogueError, match="has schema 2 and this version knows 1"):
+    with pytest.raises(CatalogueError, match="has schema 3 and this version knows 2"):
         open_store(tmp_path)
 
 
@@ -175,21 +341,21 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     assert store.snapshot is before
     assert store.get("i0") is None
     store._database.execute("PRAGMA max_page_count=100000")
-    assert store.put([an_entry("i0")]) == [True]
+    assert created(store.put([an_entry("i0")])) == [True]
     store.close()
 
 
 def test_seeding_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    insert = module._insert
+    insert = Writing.insert
     seen = []
 
-    def killed(*arguments: object) -> None:
+    def killed(writing: Writing, entry: Entry) -> int:
         seen.append(1)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        insert(*arguments)  # type: ignore[arg-type]
+        return insert(writing, entry)
 
-    monkeypatch.setattr(module, "_insert", killed)
+    monkeypatch.setattr(Writing, "insert", killed)
     with pytest.raises(KeyboardInterrupt):
         open_store(tmp_path)
     monkeypatch.undo()
@@ -200,19 +366,25 @@ def test_seeding_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     store.close()
 
 
+def kill_at_random(folder: Path, mode: str, start: int, chance: random.Random) -> int | None:
+    """Kill a writer after a while; the last number that it acknowledged, if any."""
+    process = writer(folder, mode, start)
+    assert process.stdout
+    assert process.stdout.readline() == "open\n"
+    time.sleep(chance.uniform(0, 0.2))
+    process.kill()
+    lines = process.stdout.read().split("\n")[:-1]  # the last may be cut
+    process.wait()
+    process.stdout.close()
+    return int(lines[-1]) if lines else None
+
+
 def test_no_acknowledged_change_is_lost_by_sigkill(tmp_path: Path) -> None:
     chance = random.Random(0)
     acknowledged = -1
     for _ in range(6):
-        process = writer(tmp_path, "kill", acknowledged + 1)
-        assert process.stdout
-        assert process.stdout.readline() == "open\n"
-        time.sleep(chance.uniform(0, 0.2))
-        process.kill()
-        lines = process.stdout.read().split("\n")[:-1]  # the last may be cut
-        process.wait()
-        process.stdout.close()
-        acknowledged = int(lines[-1]) if lines else acknowledged
+        last = kill_at_random(tmp_path, "kill", acknowledged + 1, chance)
+        acknowledged = acknowledged if last is None else last
 
         store = open_store(tmp_path)
         for number in range(acknowledged + 1):
@@ -222,6 +394,49 @@ def test_no_acknowledged_change_is_lost_by_sigkill(tmp_path: Path) -> None:
         store.close()
 
     assert acknowledged > 10
+
+
+def test_a_batch_that_sigkill_meets_is_whole_or_not_there(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    acknowledged = -1
+    for _ in range(6):
+        last = kill_at_random(tmp_path, "batch", acknowledged + 1, chance)
+        acknowledged = acknowledged if last is None else last
+
+        store = open_store(tmp_path)
+        held = [each.item.item_id for each in store.page(1_000_000, query="ran").items]
+        batches = Counter(int(each[1:].partition("-")[0]) for each in held if each[0] == "i")
+        assert set(batches.values()) <= {TOGETHER}
+        assert set(range(acknowledged + 1)) <= batches.keys() <= set(range(acknowledged + 2))
+        assert len(held) == len(store.snapshot) == store.stats.kinds["title", "string"]
+        versions = [each.version for each in store.page(1_000_000).items]
+        assert len(set(versions)) == len(versions)
+        assert max(versions) == store.stats.changes
+        acknowledged = max(batches, default=-1)
+        store.close()
+
+    assert acknowledged > 10
+
+
+def test_an_import_that_sigkill_meets_knows_the_line_that_it_has_stored(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    chunks = 0
+    for _ in range(6):
+        last = kill_at_random(tmp_path, "import", chunks, chance)
+
+        store = open_store(tmp_path)
+        progress = store.progress("one")
+        assert progress
+        held = {each.item.item_id for each in store.page(1_000_000).items} - {
+            f"seed{n}" for n in range(5)
+        }
+        assert held == {f"i{line}" for line in range(progress.line)}
+        assert progress.created == progress.line
+        assert progress.line >= TOGETHER * (chunks if last is None else last + 1)
+        chunks = progress.line // TOGETHER
+        store.close()
+
+    assert chunks > 10
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to count fsync with")

@@ -1,0 +1,101 @@
+"""The file of a catalogue as it is opened: seeded, checked, brought up to date, and read."""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from service.rows import Entry, Floats, Writing
+from service.schema import (
+    ELSEWHERE,
+    CatalogueError,
+    create,
+    defect,
+    migrate,
+    require_known,
+    transaction,
+)
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+
+def damaged(path: Path, fact: str) -> CatalogueError:
+    """The error for a file that says what it cannot have been given."""
+    return CatalogueError(f"{path} is damaged ({fact}); put a backup in its place or {ELSEWHERE}")
+
+
+def prepare(database: sqlite3.Connection, path: Path, bundle: "Bundle") -> None:
+    """Set the connection up, and seed a new file, or make sure that it is one of ours.
+
+    Raises:
+        CatalogueError: it is none, or of another bundle or a newer version, or damaged.
+        StorageFull: the disk is full.
+    """
+    schema = database.execute("PRAGMA user_version").fetchone()[0]
+    require_known(schema, path)
+    mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise CatalogueError(f"the file system of {path} cannot hold a write-ahead log")
+    database.execute("PRAGMA synchronous=FULL")
+    if schema == 0:
+        if database.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            raise CatalogueError(f"{path} is no catalogue; {ELSEWHERE}")
+        _seed(database, bundle)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's own name
+        finally:
+            os.close(folder)
+        return
+    meta = dict(database.execute("SELECT key, value FROM meta"))
+    if meta.get("bundle_hash") != bundle.bundle_hash:
+        raise CatalogueError(
+            f"{path} belongs to bundle {str(meta.get('bundle_hash'))[:12]}… and this is "
+            f"{bundle.bundle_hash[:12]}…; {ELSEWHERE} or open the old bundle"
+        )
+    if wrong := defect(database, "quick"):
+        raise damaged(path, wrong)
+    migrate(database, schema)
+
+
+def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
+    """Write the bundle's items in one transaction; killed in its middle, the file stays empty."""
+    tables = bundle.training_views()
+    with transaction(database):
+        create(database)
+        writing = Writing(database, 0)
+        for row, item in enumerate(bundle.catalogue):
+            views = {name: items[row] for name, (items, present) in tables.items() if present[row]}
+            writing.insert(Entry(item, bundle.llm_vectors[row], views))
+        writing.finish()
+        meta = {"bundle_hash": bundle.bundle_hash, "seeded": str(len(bundle.catalogue))}
+        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    log.info("seeded the catalogue with %d items of the bundle", len(bundle.catalogue))
+
+
+def read_vectors(
+    database: sqlite3.Connection, path: Path, widths: Mapping[str, int]
+) -> dict[str, dict[str, Floats]]:
+    """Of each item, in the order in which they came, its views.
+
+    Raises:
+        CatalogueError: a vector is not what its view has.
+    """
+    ids: dict[int, str] = dict(database.execute("SELECT row, item_id FROM items ORDER BY row"))
+    items: dict[str, dict[str, Floats]] = {item_id: {} for item_id in ids.values()}
+    stored: Iterator[tuple[int, str, Any]] = database.execute(
+        "SELECT row, view, vector FROM vectors"
+    )
+    for row, view, vector in stored:
+        numbers = np.frombuffer(vector, "<f4").astype(np.float32)
+        if row not in ids or numbers.shape != (widths.get(view),) or not np.isfinite(numbers).all():
+            raise damaged(path, f"a vector of view {view!r} of item {ids.get(row)!r}")
+        items[ids[row]][view] = numbers
+    return items

@@ -1,0 +1,75 @@
+"""What stands near an item."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.routing import Match
+from starlette.types import Scope
+
+from service.errors import Invalid, problems
+from service.requests import JSONRoute, asks_for_neighbours, item_id_of_neighbours
+from service.routes.items import ID_PARAMETER, unknown
+from service.routes.recommend import K, ScoredItem, SearchResponse
+from service.serving import Parts, parts_of
+
+
+class NeighboursRoute(JSONRoute):
+    """A route of paths that end in /neighbours as they were sent.
+
+    Routing sees paths decoded, where the item `a/neighbours` and the neighbours of `a` are one.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether this route answers."""
+        return super().matches(scope) if asks_for_neighbours(scope) else (Match.NONE, {})
+
+
+router = APIRouter(route_class=NeighboursRoute, tags=["items"])
+
+
+class NeighboursQuery(BaseModel):
+    """In which view, and how many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    view: str | None = Field(
+        None,
+        description="A view of GET /info. Without it, `content` where there is one, else the first "
+        "that every item has.",
+    )
+    k: K = 25
+
+
+@router.get(
+    "/items/{item_id:path}/neighbours",
+    summary="Find the items nearest to an item",
+    responses=problems(400, 404, 422, 429, 503, 504),
+    openapi_extra={"parameters": [ID_PARAMETER]},
+)
+async def neighbours(
+    item_id: Annotated[str, Depends(item_id_of_neighbours)],
+    query: Annotated[NeighboursQuery, Query()],
+    parts: Annotated[Parts, Depends(parts_of)],
+) -> SearchResponse:
+    """The k items with the largest inner product with an item, in one view, itself left out.
+
+    An id that itself ends in `/neighbours` is looked up with its slash as `%2F`.
+    """
+    snapshot = parts.store.snapshot
+    views = snapshot.views(item_id)
+    if views is None:
+        raise unknown(item_id)
+    view = query.view or parts.recommender.alike
+    if view not in parts.bundle.views:
+        raise Invalid.field("view", f"must be one of {', '.join(parts.bundle.views)}", view)
+    if view not in views:
+        raise Invalid.field("view", f"item {item_id!a} has only {', '.join(views)}", view)
+    # A copy: the search is later, and the vector lives no longer than the snapshot.
+    vector = views[view].copy()
+    found = await parts.recommender.search(view, vector, query.k, [item_id])
+    return SearchResponse(
+        bundle=parts.bundle.bundle_hash,
+        view=view,
+        items=[ScoredItem(item_id=each, score=score) for each, score in found],
+    )
