@@ -7,6 +7,8 @@ same LLM on the same catalogue finds them.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-from models.encoder import Encoder, dtype_name, runtime_dtype
+from models.encoder import DTypeName, Encoder, dtype_name, runtime_dtype
 from models.item import Catalogue
 from models.llm import fingerprint_folder, sha256_of
 from training import JobError
@@ -38,7 +40,6 @@ def encode(run: Run) -> Step:
     step = run.step("encode", dtype=dtype)
     if step.done:
         return step
-    tuned = run.finished("scft")
     catalogue, split = read_prepared(run)
     if config.encode.vectors == "tf-idf":
         texts = [config.template.render(item).body for item in catalogue]
@@ -47,8 +48,26 @@ def encode(run: Run) -> Step:
         save_file({"llm": vectors}, step.folder / "shards" / "00000.safetensors")
         step.finish(items=len(catalogue), dtype="float32", dim=vectors.shape[1])
         return step
-    llm = Path(tuned.facts["llm"])
-    adapter = tuned.folder / tuned.facts["adapter"] if tuned.facts["adapter"] else None
+    with _vectors(run, dtype) as shared:
+        shutil.rmtree(step.folder / "shards", ignore_errors=True)
+        (step.folder / "shards").mkdir()
+        for shard in shared.folder.glob("*.safetensors"):
+            _link(shard, step.folder / "shards" / shard.name)
+        step.finish(dtype=dtype, **shared.facts)
+    return step
+
+
+@contextmanager
+def _vectors(run: Run, dtype: DTypeName, tuned: bool = True) -> Iterator[Step]:
+    """The folder, in the cache, of the catalogue's shards, after encoding what is missing.
+
+    Args:
+        tuned: whether by the LLM as `scft` leaves it, or as it was before.
+    """
+    config, told = run.config, run.finished("scft")
+    catalogue, _ = read_prepared(run)
+    llm, name = Path(told.facts["llm"]), told.facts["adapter"]
+    adapter = told.folder / name if name and tuned else None
     made = {
         "llm": fingerprint_folder(llm),
         "adapter": sha256_of(adapter / "adapter_model.safetensors") if adapter else None,
@@ -62,12 +81,7 @@ def encode(run: Run) -> Step:
         if not shared.done:
             encoder = Encoder.load(llm, adapter, dtype, config.llm.max_tokens, config.llm.attention)
             _encode(encoder, catalogue, config, shared)
-        shutil.rmtree(step.folder / "shards", ignore_errors=True)
-        (step.folder / "shards").mkdir()
-        for shard in shared.folder.glob("*.safetensors"):
-            _link(shard, step.folder / "shards" / shard.name)
-        step.finish(dtype=dtype, **shared.facts)
-    return step
+        yield shared
 
 
 def tf_idf(texts: list[str], fitted: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -144,5 +158,23 @@ def _link(source: Path, target: Path) -> None:
 
 def read_llm_vectors(step: Step) -> NDArray[np.float32]:
     """(n, d_llm) float32 in catalogue order, of a finished encode step."""
-    shards = sorted((step.folder / "shards").glob("*.safetensors"))
-    return np.concatenate([load_file(path)["llm"] for path in shards])
+    return _read(step.folder / "shards")
+
+
+def read_untuned_vectors(run: Run) -> NDArray[np.float32]:
+    """The same of the LLM as it was before `scft`; encoded first, where no run has done it yet.
+
+    Those of the encode step where no LLM is tuned.
+
+    Raises:
+        JobError: the encode step is not finished, or the LLM gives a vector that is not finite.
+    """
+    encoded = run.finished("encode")
+    if run.config.encode.vectors == "tf-idf" or not run.finished("scft").facts["adapter"]:
+        return read_llm_vectors(encoded)
+    with _vectors(run, encoded.facts["dtype"], tuned=False) as shared:
+        return _read(shared.folder)
+
+
+def _read(folder: Path) -> NDArray[np.float32]:
+    return np.concatenate([load_file(path)["llm"] for path in sorted(folder.glob("*.safetensors"))])
