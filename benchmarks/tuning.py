@@ -1,7 +1,8 @@
 """What tuning the LLM gives: the text view by itself and the whole recipe, tuned and untuned.
 
 Runs two comparisons on the test split, or reuses what is finished, and writes the figures that
-documents quote. `--paper` runs the published method beside ours instead.
+documents quote. `--whole` leaves the first out; `--paper` runs the published method beside ours
+instead.
 """
 
 import argparse
@@ -23,18 +24,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", help="folder of the data (data.path)")
     parser.add_argument("--name", default="beauty", help="prefix of the figures' ids")
+    parser.add_argument("--whole", action="store_true", help="the whole recipe alone")
     parser.add_argument("--paper", action="store_true", help="the published method, beside ours")
     given = parser.parse_args()
-    command = "python -m benchmarks.tuning" + " --paper" * given.paper + f" --name {given.name}"
-    command += " --source DIR" if given.source else ""
+    command = "python -m benchmarks.tuning" + " --whole" * given.whole + " --paper" * given.paper
+    command += f" --name {given.name}" + " --source DIR" * bool(given.source)
     if given.paper:
         record(paper_figures(_final(PAPER, given.source), given.name), command)
         return
-    text = _final(TEXT, given.source)
-    values = gains(text, given.name, "")
-    for label, variant in (("tfidf", "tf-idf"), ("minilm", "sentence-encoder")):
-        values[f"{given.name}.scft_over_{label}"] = _ratio(text, "tuned", variant, "overall")
-    record(values, command)
+    if not given.whole:
+        text = _final(TEXT, given.source)
+        values = gains(text, given.name, "")
+        for label, variant in (("tfidf", "tf-idf"), ("minilm", "sentence-encoder")):
+            values[f"{given.name}.scft_over_{label}"] = _ratio(text, "tuned", variant, "overall")
+        record(values, command)
     whole = _final(WHOLE, given.source)
     record(gains(whole, given.name, "_full") | cold_gain(whole, given.name), command)
 

@@ -191,6 +191,9 @@ class TextView(_Section):
 class HybridView(_Section):
     """A learnt vector per training item on top of a projection of its LLM vector."""
 
+    vectors: Literal["tuned", "untuned"] = Field(
+        "tuned", description="of the LLM as scft leaves it, or as it was before"
+    )
     dropout: float = Field(
         0.2, ge=0, lt=1, description="how often a training item is read by its words alone"
     )

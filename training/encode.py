@@ -7,6 +7,8 @@ same LLM on the same catalogue finds them.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +114,6 @@ def encode(run: Run) -> Step:
     step = run.step("encode", dtype=dtype)
     if step.done:
         return step
-    llm = RunLLM.of(run)
     catalogue, split = read_prepared(run)
     if config.encode.vectors == "tf-idf":
         texts = [config.template.render(item).body for item in catalogue]
@@ -121,6 +122,20 @@ def encode(run: Run) -> Step:
         save_file({"llm": vectors}, step.folder / "shards" / "00000.safetensors")
         step.finish(items=len(catalogue), dtype="float32", dim=vectors.shape[1])
         return step
+    with _vectors(run, RunLLM.of(run)) as shared:
+        shutil.rmtree(step.folder / "shards", ignore_errors=True)
+        (step.folder / "shards").mkdir()
+        for shard in shared.folder.glob("*.safetensors"):
+            _link(shard, step.folder / "shards" / shard.name)
+        step.finish(dtype=dtype, **shared.facts)
+    return step
+
+
+@contextmanager
+def _vectors(run: Run, llm: RunLLM) -> Iterator[Step]:
+    """The folder, in the cache, of the catalogue's shards by an LLM, once all are encoded."""
+    config = run.config
+    catalogue, _ = read_prepared(run)
     made = {
         **llm.facts(),
         "prompts": digest([config.template.render(item).text for item in catalogue]),
@@ -129,12 +144,7 @@ def encode(run: Run) -> Step:
     with run.shared("vectors", **made) as shared:
         if not shared.done:
             _encode(llm.load(), catalogue, config, shared)
-        shutil.rmtree(step.folder / "shards", ignore_errors=True)
-        (step.folder / "shards").mkdir()
-        for shard in shared.folder.glob("*.safetensors"):
-            _link(shard, step.folder / "shards" / shard.name)
-        step.finish(dtype=dtype, **shared.facts)
-    return step
+        yield shared
 
 
 def tf_idf(texts: list[str], fitted: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -215,5 +225,23 @@ def _link(source: Path, target: Path) -> None:
 
 def read_llm_vectors(step: Step) -> NDArray[np.float32]:
     """(n, d_llm) float32 in catalogue order, of a finished encode step."""
-    shards = sorted((step.folder / "shards").glob("*.safetensors"))
-    return np.concatenate([load_file(path)["llm"] for path in shards])
+    return _read(step.folder / "shards")
+
+
+def read_untuned_vectors(run: Run) -> NDArray[np.float32]:
+    """The same of the LLM as it was before `scft`; encoded first, where no run has done it yet.
+
+    Those of the encode step where no LLM is tuned.
+
+    Raises:
+        JobError: the encode step is not finished, or the LLM gives a vector that is not finite.
+    """
+    encoded = run.finished("encode")
+    if run.config.encode.vectors == "tf-idf" or not run.finished("scft").facts["adapter"]:
+        return read_llm_vectors(encoded)
+    with _vectors(run, RunLLM.of(run)._replace(adapter=None)) as shared:
+        return _read(shared.folder)
+
+
+def _read(folder: Path) -> NDArray[np.float32]:
+    return np.concatenate([load_file(path)["llm"] for path in sorted(folder.glob("*.safetensors"))])

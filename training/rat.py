@@ -12,7 +12,6 @@ Writes id/, text/ and hybrid/ (see training.views) and neighbours.safetensors.
 
 import hashlib
 import shutil
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from models.projection import PRINCIPAL, Projection
 from training import JobError
 from training.config import RAT, RunConfig, SequenceSpec
 from training.content import content_view
-from training.encode import read_llm_vectors
+from training.encode import read_llm_vectors, read_untuned_vectors
 from training.interactions import Split
 from training.losses import contrastive
 from training.neighbours import fit_neighbours
@@ -99,13 +98,11 @@ def rat(run: Run) -> Step:
     if step.done:
         return step
     catalogue, split = read_prepared(run)
+    told = split_digest(split)
     llm_vectors = read_llm_vectors(run.finished("encode"))
-    told = {
-        "split": split_digest(split),
-        "vectors": hashlib.sha256(llm_vectors.tobytes()).hexdigest(),
-    }
     for name in trained_views(run.config):
-        _train(name, step, run, split, llm_vectors, told)
+        untuned = name == "hybrid" and config.hybrid.vectors == "untuned"
+        _train(name, step, run, split, read_untuned_vectors(run) if untuned else llm_vectors, told)
     neighbours = fit_neighbours(split.train, len(catalogue), config.neighbours)
     arrays = {"rows": neighbours.rows, "weights": neighbours.weights}
     save_file(arrays, step.folder / "neighbours.safetensors")
@@ -144,12 +141,12 @@ def _train(
     run: Run,
     split: Split,
     llm_vectors: NDArray[np.float32],
-    told: Mapping[str, str],
+    told: str,
 ) -> None:
     """Train one view in the cache, where other runs find it too, and copy it into the step.
 
     Args:
-        told: hashes of the split and of the LLM vectors, which the cached view depends on.
+        told: hash of the split, which the cached view depends on, too.
     """
     config = run.config.rat
     spec = sequence_spec(config, name)
@@ -157,7 +154,7 @@ def _train(
     items = len(trained)
     seed = config.seed + OTHER * (name == "id2")
     kind = "id" if name == "id2" else name
-    made = {"view": kind, "split": told["split"], "seed": seed, "sequence": spec.model_dump()}
+    made = {"view": kind, "split": told, "seed": seed, "sequence": spec.model_dump()}
     table: Table
     align = None
     if kind in {"id", TEACHER}:
@@ -165,11 +162,12 @@ def _train(
         table = IdTable(items, spec.dim, unit=spec.temperature > 0)
     else:
         layers = projection_spec(config, llm_vectors.shape[1])
-        made |= {"vectors": told["vectors"], "projection": layers.model_dump(exclude_defaults=True)}
+        made["vectors"] = hashlib.sha256(llm_vectors.tobytes()).hexdigest()
+        made["projection"] = layers.model_dump(exclude_defaults=True)
         projection = new_projection(config, llm_vectors, trained)
         table = TextTable(projection, llm_vectors)
         if kind == "hybrid":
-            made |= {"hybrid": config.hybrid.model_dump()}
+            made["hybrid"] = config.hybrid.model_dump(exclude={"vectors"})
             table = HybridTable(table, items, config.hybrid.dropout, unit=spec.temperature > 0)
             table.text.projection.unit = False
         else:

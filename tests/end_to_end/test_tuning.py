@@ -26,6 +26,7 @@ SETTINGS = [
     "scft.temperature=0.1",
     "scft.checkpoint_steps=7",
 ]
+RUNS = ("run", "untuned")
 
 
 def changes(*more: str) -> list[str]:
@@ -71,6 +72,28 @@ def test_vectors_of_a_tuned_llm_are_those_that_it_was_tuned_to(
     np.testing.assert_allclose(vectors, tuned.encode(prompts).vectors, atol=1e-5)
     untuned = Encoder.load(tiny_llm, dtype="float32").encode(prompts).vectors
     assert np.abs(vectors - untuned).max() > 0.01
+
+
+def test_the_hybrid_view_may_stay_on_vectors_of_the_untuned_llm(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    few = ("rat.sequence.max_epochs=2", "rat.text.max_epochs=2")
+    tuned = changes("scft.layers=1", "scft.steps=7", 'rat.hybrid.vectors="untuned"', *few)
+    untuned = changes("scft.steps=0", f"folder={tmp_path}/untuned", *few)
+    for settings in (tuned, untuned):
+        for step in ("prepare", "scft", "encode", "rat"):
+            assert main([step, "--config", str(config), *settings]) == 0
+
+    views = {
+        name: [(tmp_path / run / "rat" / name / "view.safetensors").read_bytes() for run in RUNS]
+        for name in ("text", "hybrid")
+    }
+    assert views["hybrid"][0] == views["hybrid"][1]
+    assert views["text"][0] != views["text"][1]
+    # Either LLM encoded once, and of the views only `text` was trained again.
+    assert len(list((tmp_path / "cache").glob("vectors/*/done.json"))) == 2
+    assert len(list((tmp_path / "cache").glob("views/*/done.json"))) == len(["id", "hybrid"]) + 2
 
 
 def test_the_epoch_whose_vectors_recommend_best_is_kept(tmp_path: Path, tiny_llm: Path) -> None:
