@@ -179,6 +179,12 @@ def generate(server: Server, judge: Judge, count: int) -> None:
     from hypothesis.errors import Unsatisfiable  # noqa: PLC0415
     from schemathesis.generation import GenerationMode  # noqa: PLC0415
 
+    @schemathesis.serializer("application/x-ndjson")
+    def lines(_: object, value: object) -> bytes:
+        """A generated body of an import: one object a line, or whatever it is as a line."""
+        some = value if isinstance(value, list) else [value]
+        return b"".join(json.dumps(each, default=str).encode() + b"\n" for each in some)
+
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
     operations = [each.ok() for each in schema.get_all_operations()]
     turn = 0
