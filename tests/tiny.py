@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
-from models.bundle import TrainedView, write_bundle
+from models.bundle_writing import TrainedView, write_bundle
 from models.encoder import Attention, Encoder
 from models.item import Catalogue, Item
 from models.manifest import ProjectionSpec

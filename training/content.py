@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import TrainedView
+from models.bundle_writing import TrainedView
 from models.projection import Projection
 from models.sequence import build
 from training.config import ContentView, TextView

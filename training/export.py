@@ -3,7 +3,7 @@
 import dataclasses
 from importlib.metadata import PackageNotFoundError, version
 
-from models.bundle import write_bundle
+from models.bundle_writing import write_bundle
 from training import JobError
 from training.encode import RunLLM, read_llm_vectors
 from training.prepare import read_prepared

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import TrainedView
+from models.bundle_writing import TrainedView
 from models.neighbours import Neighbours
 from models.scorer import Floats, Scorer
 from models.sequence import last_states

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
-from models.bundle import TrainedView
+from models.bundle_writing import TrainedView
 from models.manifest import ProjectionSpec
 from models.neighbours import Neighbours
 from models.projection import PRINCIPAL, Projection

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.bundle import TrainedView
+from models.bundle_writing import TrainedView
 from models.encoder import runtime_device
 from models.projection import Projection
 from models.sequence import build

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import TrainedView
+from models.bundle_writing import TrainedView
 from models.neighbours import Neighbours
 from models.scorer import Floats
 from training.interactions import Questions, Rows, Split

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 
-from models.bundle import TrainedView
+from models.bundle_writing import TrainedView
 from models.sequence import build
 from training.ranking import Ranker
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import TrainedView
+from models.bundle_writing import TrainedView
 from models.neighbours import Neighbours
 from models.sequence import build
 from training.interactions import Interactions, Questions, leave_one_out
