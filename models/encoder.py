@@ -28,27 +28,26 @@ from models.item import InvalidItem
 from models.llm import load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt
 
+CPU = Path("/proc/cpuinfo")
 DTypeName = Literal["auto", "bfloat16", "float32"]
 Attention = Literal["native", "bidirectional"]
 # CPU and CUDA allocators; "an illegal memory access" is another thing.
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 MAX_TOKENS = 512  # of the item's own text; attributes beyond are cut and reported
-BATCH_TOKENS = 1024  # more pads more: docs/benchmarks.md
+BATCH_TOKENS = 1024  # more pads more
 
 
 def runtime_dtype(name: DTypeName = "auto") -> torch.dtype:
     """The dtype to run an LLM in; `auto` is bfloat16 where it is the faster one, else float32.
 
     Of CPUs those with AMX, and AMD's with AVX512_BF16. Others emulate bfloat16, or have it and are
-    slower in it: an Intel Xeon with AVX512_BF16 alone encoded 37 items/s in float32 and 24 in
-    bfloat16.
+    slower in it, as an Intel Xeon with AVX512_BF16 alone is.
     """
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    cpu = Path("/proc/cpuinfo")
-    words = set(cpu.read_text().split()) if cpu.exists() else set()
+    words = set(CPU.read_text().split()) if CPU.exists() else set()
     fast = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
     return torch.bfloat16 if fast else torch.float32
 

@@ -39,13 +39,15 @@ class Stacked:
         views: their names, in the order of the columns.
         vectors: (M, n) float32, the numbers of all views one below the other, zeros where an item
             lacks one, and below them a row for each view that is 1 where an item has it.
-        lacking: (m,) the items that lack a view.
+        lacking: (m,) the items that lack a view; usually they are few, or none.
+        theirs: (M, m) float32, their columns of `vectors`.
         absent: (V, m) float32, 1 where such an item lacks a view.
     """
 
     views: tuple[str, ...]
     vectors: Floats
     lacking: NDArray[np.int64]
+    theirs: Floats
     absent: Floats
 
 
@@ -135,27 +137,29 @@ class Scorer:
         shown = [np.where(present[view], tables[view].T, np.float32(0)) for view in views]
         vectors = np.concatenate([*shown, has], dtype=np.float32)
         lacking = np.flatnonzero(~has.all(axis=0))
-        return Stacked(views, vectors, lacking, (~has[:, lacking]).astype(np.float32))
+        absent = (~has[:, lacking]).astype(np.float32)
+        return Stacked(views, vectors, lacking, vectors[:, lacking], absent)
 
     def score_stacked(
         self, queries: Mapping[str, Floats], candidates: Stacked, following: Floats | None = None
     ) -> Floats:
         """As `score`, of candidates that are stacked already, in the views of the queries."""
-        told = np.stack([queries[view].any(axis=1) for view in candidates.views], axis=1)  # (B, V)
-        stacked = self._side_by_side(queries, candidates.views)
-        rows = len(stacked)
-        # Two at least: the product of one row adds up in another order, so that a history's ties
-        # would depend on its company.
-        stacked = np.concatenate([stacked, stacked]) if rows == 1 else stacked
-        scores = _product(stacked, candidates.vectors)[:rows]
+        rows = len(next(iter(queries.values())))
+        if rows == 1:
+            # The products of one row add up in another order than those of several, so that a
+            # history's ties would depend on its company.
+            queries = {view: np.repeat(query, 2, axis=0) for view, query in queries.items()}
+        views = candidates.views
+        scores = _product(self._side_by_side(queries, views), candidates.vectors)
         if len(candidates.lacking):
-            # Items that lack a view, with the factors: usually they are few, or none.
-            scaled = self._side_by_side(queries, candidates.views, self.partial_factors)
-            partial = scaled @ candidates.vectors[:, candidates.lacking]
+            scaled = self._side_by_side(queries, views, self.partial_factors)
+            partial = _product(scaled, candidates.theirs)
             # Where the history has no such view, nobody is scored in it, so nobody lacks it.
+            told = np.stack([queries[view].any(axis=1) for view in views], axis=1)  # (B, V)
             incomplete = told.astype(np.float32) @ candidates.absent > 0
             whole = scores[:, candidates.lacking]
             scores[:, candidates.lacking] = np.where(incomplete, partial, whole)
+        scores = scores[:rows]
         if following is not None and self.neighbours_weight:
             scores += np.float32(self.neighbours_weight) * following
         return scores

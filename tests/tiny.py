@@ -1,6 +1,7 @@
 """Tiny real parts for tests: a random Llama, a byte-level tokenizer, a bundle made of them."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -84,14 +85,16 @@ def write_tiny_bundle(
     seed: int = 0,
     include_llm: bool = True,
     attention: Attention = "native",
+    dtype: Literal["bfloat16", "float32"] = "float32",
+    template: PromptTemplate = TEMPLATE,
 ) -> Path:
     """A bundle with a `text` view of all films and an `id` view of all but the last film.
 
     Each film is followed by the next.
     """
     catalogue = Catalogue(films(count))
-    encoder = Encoder.load(llm, dtype="float32", attention=attention)
-    llm_vectors = encoder.encode([TEMPLATE.render(item) for item in catalogue]).vectors
+    encoder = Encoder.load(llm, dtype=dtype, attention=attention)
+    llm_vectors = encoder.encode([template.render(item) for item in catalogue]).vectors
     torch.manual_seed(seed)
     spec = ProjectionSpec(dims=(8, 12, DIM), scaling="whiten", unit=True, activation="gelu")
     projection = Projection(LLM_DIM, **dict(spec))
@@ -126,10 +129,10 @@ def write_tiny_bundle(
         llm_revision=None,
         include_llm=include_llm,
         adapter=None,
-        template=TEMPLATE,
+        template=template,
         max_tokens=128,
         attention=attention,
-        dtype="float32",
+        dtype=dtype,
         catalogue=catalogue,
         llm_vectors=llm_vectors,
         projection=projection,

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,88 +18,15 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-from models.encoder import DTypeName, Encoder, dtype_name, runtime_dtype
+from models.encoder import Encoder, dtype_name, runtime_dtype
 from models.item import Catalogue
-from models.llm import fingerprint_folder, sha256_of
 from training import JobError
-from training.config import LLM, RunConfig
-from training.fetch import llm_folder
+from training.config import RunConfig
 from training.prepare import read_prepared
 from training.recipe import Run, Step, digest, write_atomically
+from training.run_llm import RunLLM
 
 TF_IDF_DIM = 576  # as wide as the default LLM's vectors
-
-
-class RunLLM(NamedTuple):
-    """The LLM that a run's vectors come from.
-
-    Attributes:
-        folder: of the LLM.
-        adapter: folder of its LoRA adapter; None where nothing was tuned.
-        spec: what it runs in, how much of a prompt it reads, and how.
-    """
-
-    folder: Path
-    adapter: Path | None
-    spec: LLM
-
-    @classmethod
-    def of(cls, run: Run) -> "RunLLM":
-        """As the finished scft step left it.
-
-        Raises:
-            JobError: that step is not finished.
-        """
-        tuned = run.finished("scft")
-        name = tuned.facts["adapter"]
-        adapter = tuned.folder / name if name else None
-        return cls(Path(tuned.facts["llm"]), adapter, run.config.llm)
-
-    @classmethod
-    def untuned(cls, run: Run) -> "RunLLM":
-        """As it comes, whatever steps are finished.
-
-        Raises:
-            JobError: it cannot be had.
-        """
-        llm = run.config.llm
-        return cls(llm_folder(llm.path, llm.revision, run.cache), None, llm)
-
-    @property
-    def dtype(self) -> DTypeName:
-        """What it runs in on this machine."""
-        return dtype_name(runtime_dtype(self.spec.dtype))
-
-    def facts(self) -> dict[str, Any]:
-        """All that a prompt's vector depends on beside the prompt."""
-        weights = self.adapter / "adapter_model.safetensors" if self.adapter else None
-        return {
-            "llm": fingerprint_folder(self.folder),
-            "adapter": sha256_of(weights) if weights else None,
-            "dtype": self.dtype,
-            "max_tokens": self.spec.max_tokens,
-            "attention": self.spec.attention,
-        }
-
-    def settled(self) -> "RunLLM":
-        """The same in any process: paths absolute, and the dtype that `auto` is here."""
-        adapter = self.adapter.resolve() if self.adapter else None
-        spec = self.spec.model_copy(update={"dtype": self.dtype})
-        return RunLLM(self.folder.resolve(), adapter, spec)
-
-    def load(self, dtype: DTypeName | None = None) -> Encoder:
-        """Its encoder, the adapter merged.
-
-        Args:
-            dtype: what to run in; None: what the run does.
-
-        Raises:
-            LLMError: the folder holds no usable LLM.
-        """
-        spec = self.spec
-        return Encoder.load(
-            self.folder, self.adapter, dtype or spec.dtype, spec.max_tokens, spec.attention
-        )
 
 
 def encode(run: Run) -> Step:
@@ -122,7 +48,7 @@ def encode(run: Run) -> Step:
         save_file({"llm": vectors}, step.folder / "shards" / "00000.safetensors")
         step.finish(items=len(catalogue), dtype="float32", dim=vectors.shape[1])
         return step
-    with _vectors(run, RunLLM.of(run)) as shared:
+    with _vectors(run, RunLLM.of(run), catalogue) as shared:
         shutil.rmtree(step.folder / "shards", ignore_errors=True)
         (step.folder / "shards").mkdir()
         for shard in shared.folder.glob("*.safetensors"):
@@ -132,10 +58,9 @@ def encode(run: Run) -> Step:
 
 
 @contextmanager
-def _vectors(run: Run, llm: RunLLM) -> Iterator[Step]:
+def _vectors(run: Run, llm: RunLLM, catalogue: Catalogue) -> Iterator[Step]:
     """The folder, in the cache, of the catalogue's shards by an LLM, once all are encoded."""
     config = run.config
-    catalogue, _ = read_prepared(run)
     made = {
         **llm.facts(),
         "prompts": digest([config.template.render(item).text for item in catalogue]),
@@ -239,7 +164,7 @@ def read_untuned_vectors(run: Run) -> NDArray[np.float32]:
     encoded = run.finished("encode")
     if run.config.encode.vectors == "tf-idf" or not run.finished("scft").facts["adapter"]:
         return read_llm_vectors(encoded)
-    with _vectors(run, RunLLM.of(run)._replace(adapter=None)) as shared:
+    with _vectors(run, RunLLM.untuned(run), read_prepared(run)[0]) as shared:
         return _read(shared.folder)
 
 

@@ -5,11 +5,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from models.bundle_writing import write_bundle
 from training import JobError
-from training.encode import RunLLM, read_llm_vectors
+from training.encode import read_llm_vectors
 from training.prepare import read_prepared
 from training.rat import projection_spec, read_trained
 from training.recipe import Run, Step
 from training.report import as_card
+from training.run_llm import RunLLM
 
 
 def software_version() -> str:

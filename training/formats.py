@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from models.projection import Projection
 from training import JobError
-from training.encode import RunLLM, read_llm_vectors
+from training.encode import read_llm_vectors
 from training.prepare import read_prepared
 from training.rat import Trained, read_trained
 from training.recipe import Run
+from training.run_llm import RunLLM
 
 Format = Literal["npy", "parquet", "sentence-transformers"]
 MARK = "llmemb.json"  # of a folder that an export wrote, and may replace

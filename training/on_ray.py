@@ -14,7 +14,7 @@ import torch
 from models import OutOfMemory
 from models.prompt import PromptTemplate
 from training import JobError
-from training.encode import RunLLM
+from training.run_llm import RunLLM
 from training.stream import Chunk, Shards, tokenise_chunk, write_chunk
 
 

@@ -5,13 +5,14 @@ Shapes: U users, T of them tested, B of them at once, n items, W = a view's own 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle_writing import TrainedView
 from models.neighbours import Neighbours
-from models.scorer import Floats, Scorer
+from models.scorer import Floats, Scorer, Stacked
 from models.sequence import last_states
 from training.interactions import Rows, Split
 from training.metrics import ranks
@@ -67,11 +68,22 @@ class Ranker:
     ) -> Floats:
         """Scores (B, n) of the catalogue, or (B, m) of some of its rows (m,)."""
         places = slice(None) if rows is None else rows - 1
-        tables = {view.name: view.items[places] for view in self.views}
-        present = {view.name: view.present[places] for view in self.views}
-        if not self.neighbours:
-            return self.scorer.score(queries, tables, present)
-        return self.scorer.score(queries, tables, present, following[:, places])
+        few = following[:, places] if self.neighbours else None
+        if rows is None:
+            return self.scorer.score_stacked(queries, self._stacked, few)
+        return self.scorer.score(queries, *self._tables(places), few)
+
+    @cached_property
+    def _stacked(self) -> Stacked:
+        return self.scorer.stack(*self._tables(slice(None)))
+
+    def _tables(
+        self, places: slice | Rows
+    ) -> tuple[dict[str, Floats], dict[str, NDArray[np.bool_]]]:
+        return (
+            {view.name: view.items[places] for view in self.views},
+            {view.name: view.present[places] for view in self.views},
+        )
 
     def ranks(
         self,

@@ -45,17 +45,21 @@ def digest(facts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file whole: after a crash there is the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
+def write_atomically(path: Path, content: str | bytes, partial: str | None = None) -> None:
+    """Replace a file whole: after a crash there is the old one or the new one.
+
+    Args:
+        partial: name of the file before it is whole; one of its own for each of several writers.
+    """
+    partial_path = path.with_name(partial or path.name + ".partial")
     try:
-        with partial.open("wb") as target:
+        with partial_path.open("wb") as target:
             target.write(content.encode() if isinstance(content, str) else content)
             target.flush()
             os.fsync(target.fileno())
-        partial.replace(path)
+        partial_path.replace(path)
     except OSError:
-        partial.unlink(missing_ok=True)  # what did not fit must not fill the disk
+        partial_path.unlink(missing_ok=True)  # what did not fit must not fill the disk
         raise
 
 

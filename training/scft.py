@@ -29,7 +29,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
-from models.encoder import Encoder, dtype_name, runtime_device, runtime_dtype
+from models.encoder import Encoder, runtime_device, runtime_dtype
 from models.item import AttributeValue, Item, is_missing
 from models.llm import fingerprint_folder, load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt, PromptTemplate
@@ -41,6 +41,7 @@ from training.losses import contrastive
 from training.places import HEAD_DECAY, HEAD_RATE, PlaceHead, collaborative_places
 from training.prepare import read_prepared, split_digest
 from training.recipe import Run, Step, digest, write_atomically
+from training.run_llm import RunLLM
 from training.upper import UpperLayers, upper_linears
 
 log = logging.getLogger(__name__)
@@ -140,11 +141,8 @@ def scft(run: Run) -> Step:
         places = everywhere[known]
     trained = [catalogue[row] for row in known]
     made = {
-        "llm": fingerprint_folder(folder),
-        "dtype": dtype_name(runtime_dtype(config.llm.dtype)),
-        "max_tokens": config.llm.max_tokens,
+        **RunLLM(folder, None, config.llm).facts(),
         "prompts": digest([config.template.render(item).text for item in trained]),
-        "attention": config.llm.attention,
         "scft": config.scft.model_dump(),
         "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),
         "seed": config.seed,

@@ -30,8 +30,8 @@ from models.encoder import Encoded, Encoder, Tokens
 from models.item import InvalidItem, Item, parse_line
 from models.prompt import PromptTemplate
 from training import JobError
-from training.encode import RunLLM
-from training.recipe import Run
+from training.recipe import Run, write_atomically
+from training.run_llm import RunLLM
 from training.sources import item_of
 
 log = logging.getLogger(__name__)
@@ -399,21 +399,13 @@ class Shards:
 
     def _put(self, name: str, content: bytes) -> None:
         """A file that appears whole: an object store's does; on a disk it is renamed into place."""
-        path = f"{self.root}/{name}"
-        # Two processes may write the same shard, after a node seemed lost.
-        partial = Path(self.root, f".{name}.{uuid.uuid4().hex}.partial")
         try:
-            if not isinstance(self.fs, LocalFileSystem):
-                self.fs.pipe_file(path, content)
-                return
-            try:
-                with partial.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)  # what did not fit must not fill the disk
+            if isinstance(self.fs, LocalFileSystem):
+                # Two processes may write the same shard, after a node seemed lost.
+                partial = f".{name}.{uuid.uuid4().hex}.partial"
+                write_atomically(Path(self.root, name), content, partial)
+            else:
+                self.fs.pipe_file(f"{self.root}/{name}", content)
         except OSError as error:
             told = error.strerror or error
             raise JobError(

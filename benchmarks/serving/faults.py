@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.serving.films import Films, embed
 from benchmarks.serving.load import Running, Shots, fired
-from benchmarks.serving.servers import Redis, Server, ours
+from benchmarks.serving.servers import Redis, Server, ours, tiny
 from benchmarks.serving.throughput import Figures, checked, say
 
 SATURATING = 64  # clients, with which capacity is measured
@@ -96,7 +96,7 @@ def overload(given: argparse.Namespace) -> Figures:
         ),
         f"memory {min(half):.0f} to {max(half):.0f} MB": growth <= GROWTH,
         f"after {BACK_S:g} s p99 {back.ms(99):.0f} ms": bool(
-            back.ok.all() and back.ms(99) <= max(2 * calm.ms(99), at.ms(99))
+            back.ok.all() and back.ms(99) <= 2 * calm.ms(99)
         ),
     }
     told = (
@@ -115,8 +115,16 @@ def judged(verdicts: dict[str, bool], told: str) -> tuple[float, str]:
 
 
 def redis_faults(given: argparse.Namespace) -> Figures:
-    """Redis stopped, killed, started again and answering garbage, under load."""
-    films = Films(given.bundle)
+    """Redis stopped, killed, started again and answering garbage, under load.
+
+    The LLM takes no time here: what is judged is the cache, many times a second.
+    """
+    with tempfile.TemporaryDirectory(prefix="tiny-") as made:
+        return _redis_faults(tiny(Path(made), count=300), given.seconds)
+
+
+def _redis_faults(bundle: Path, seconds: float) -> Figures:
+    films = Films(bundle)
     known = [embed([film]) for film in films.known[:20]]
     timeout_s = 0.1  # LLMEMB_REDIS_TIMEOUT_S's default, told to the service all the same
     verdicts: dict[str, bool] = {}
@@ -124,14 +132,16 @@ def redis_faults(given: argparse.Namespace) -> Figures:
         redis = Redis(Path(folder))
         try:
             redis.start()
-            with ours(given.bundle, redis_url=redis.url, redis_timeout_s=timeout_s) as us:
-                rate = max(2.0, 0.25 * capacity(us, films))
-                load = {"rate": rate, "seconds": given.seconds, "mark": '"cached":true'}
+            with ours(bundle, redis_url=redis.url, redis_timeout_s=timeout_s) as us:
+                rate = 0.25 * capacity(us, films)
+                load = {"rate": rate, "seconds": seconds, "mark": '"cached":true'}
                 fired(known, us.port)
 
                 def phase(name: str, fresh: bool = False) -> Shots:
-                    asked = [embed([f]) for f in films.fresh(int(rate * given.seconds) + 1)]
-                    shots = fired(asked if fresh else known, us.port, repeat=not fresh, **load)
+                    asked = known
+                    if fresh:
+                        asked = [embed([f]) for f in films.fresh(int(rate * seconds) + 1)]
+                    shots = fired(asked, us.port, repeat=not fresh, **load)
                     share = shots.marked.mean()
                     say(f"{name}, {share:.2f} from the cache", shots)
                     verdicts[f"{name}: statuses {shots.statuses()}"] = bool(shots.ok.all())
@@ -170,7 +180,7 @@ def redis_faults(given: argparse.Namespace) -> Figures:
                 fault("garbage", garble, restore)
         finally:
             redis.close()
-    told = f"{rate:.0f} requests/s, {given.seconds:g} s each"
+    told = f"{rate:.0f} requests/s, {seconds:g} s each"
     return {"serve.redis_faults_ok": judged(verdicts, told)}
 
 

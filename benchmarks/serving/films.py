@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models.item import Item
+from models.item import Item, read_items
 from models.prompt import PromptTemplate
 
 Attributes = dict[str, Any]
@@ -21,10 +21,9 @@ class Films:
     """
 
     def __init__(self, bundle: Path, seed: int = 0) -> None:
-        lines = (bundle / "items.jsonl").read_text(encoding="utf-8").splitlines()
-        known = [json.loads(line) for line in lines]
-        self.ids: list[str] = [each["item_id"] for each in known]
-        self.known: list[Attributes] = [each["attributes"] for each in known]
+        known = list(read_items(bundle / "items.jsonl"))
+        self.ids = [each.item_id for each in known]
+        self.known: list[Attributes] = [each.attributes for each in known]
         self._order = np.random.default_rng(seed).permutation(len(known)).tolist()
         self._seen: set[str] = set()
         self._made = len(known)  # the first round would pair each with itself

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.films import Films
-from benchmarks.serving.servers import ROOT, Server, ours
+from benchmarks.serving.servers import ROOT, Server, ours, tiny
 from benchmarks.serving.throughput import Figures
 
 DEFECTS = {500, 502}
@@ -163,13 +163,6 @@ def fuzz(given: argparse.Namespace) -> Figures:
         f"{failures} failed in any way"
     )
     return {"serve.fuzz_5xx": (float(generated.defects + damaged.defects), unit)}
-
-
-def tiny(folder: Path) -> Path:
-    """A bundle with an LLM that takes no time."""
-    from tests.tiny import write_llm, write_tiny_bundle  # noqa: PLC0415 - torch comes with it
-
-    return write_tiny_bundle(folder / "bundle", write_llm(folder / "llm"), count=100)
 
 
 def generate(server: Server, judge: Judge, count: int) -> None:

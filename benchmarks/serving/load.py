@@ -188,11 +188,6 @@ class Running:
         self._process.stdout.close()
         self._folder.cleanup()
 
-    @property
-    def over(self) -> bool:
-        """Whether it has ended."""
-        return self._process.poll() is not None
-
     def shots(self) -> Shots:
         """What came of the requests, once it is over.
 

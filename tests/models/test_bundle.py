@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -176,6 +177,11 @@ def test_a_bundle_without_its_llm_asks_for_it_and_refuses_another(
         Bundle.open(folder, llm=write_llm(tmp_path / "other", seed=5))
 
 
-def test_the_llm_runs_in_what_the_items_were_encoded_in(tiny_bundle: Path) -> None:
-    assert Bundle.open(tiny_bundle).dtype == "float32"
-    assert Bundle.open(tiny_bundle, dtype="bfloat16").dtype == "bfloat16"
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_llm_runs_in_what_the_items_were_encoded_in(
+    tiny_llm: Path, tmp_path: Path, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", tiny_llm, dtype=dtype)
+
+    assert Bundle.open(folder).dtype == dtype
+    assert Bundle.open(folder, dtype="float32").dtype == "float32"

@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from models import OutOfMemory
+from models import OutOfMemory, encoder
 from models.encoder import Encoder, batches_by_length
 from models.item import Item
 from models.llm import LLMError, fingerprint_folder, load_model
@@ -144,3 +145,43 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_two_llms_have_two_fingerprints(tiny_llm: Path, tmp_path: Path) -> None:
     assert fingerprint_folder(tiny_llm) == fingerprint_folder(write_llm(tmp_path / "same"))
     assert fingerprint_folder(tiny_llm) != fingerprint_folder(write_llm(tmp_path / "b", seed=1))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16", torch.bfloat16),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", torch.float32),
+        ("vendor_id : GenuineIntel\nflags : avx512_bf16 amx_bf16", torch.bfloat16),
+        ("vendor_id : AuthenticAMD\nflags : avx2", torch.float32),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: str, expected: torch.dtype
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpu)
+    monkeypatch.setattr(encoder, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert encoder.runtime_dtype() == expected
+
+
+def test_of_a_text_far_beyond_the_limit_only_the_beginning_is_tokenised(tiny_llm: Path) -> None:
+    reader = Encoder.load(tiny_llm, dtype="float32", max_tokens=8)
+    longest = 2 * 8 * max(map(len, reader.tokenizer.get_vocab()))
+    seen: list[int] = []
+    tokenizer = reader.tokenizer
+
+    def watched(texts: list[str], **options: Any) -> Any:  # noqa: ANN401 - transformers' own
+        seen.extend(map(len, texts))
+        return tokenizer(texts, **options)
+
+    text = "a" * 1_000_000
+    prompts = [
+        Prompt("", text[:longest] + end, (("title", longest + len(end)),)) for end in ("", text)
+    ]
+    reader.tokenizer = watched
+    short, long = reader.tokenise(prompts)
+
+    assert seen == [longest, longest]
+    assert (short.ids, short.cut) == (long.ids, long.cut) == ([*short.ids[:8]], ("title",))

@@ -113,3 +113,19 @@ def test_neighbour_scores_are_added_after_the_factor() -> None:
 def test_a_negative_weight_of_neighbours_is_refused() -> None:
     with pytest.raises(ValueError, match="neighbours is -1"):
         Scorer({"text": ViewStatistics.of(TRAINED)}, {"text": 1.0}, neighbours_weight=-1)
+
+
+def test_equal_candidates_tie_whatever_company_a_history_has() -> None:
+    statistics = {view: ViewStatistics.of(TRAINED) for view in ("text", "id")}
+    both = Scorer(statistics, {"text": 0.5, "id": 0.5}, partial_factors={"text": 1.7})
+    items = np.concatenate([TRAINED, TRAINED])  # each twice, far apart
+    has_id = np.tile(np.arange(500) % 2 == 0, 2)
+    states = RANDOM.normal(size=(3, 4)).astype(np.float32)
+
+    for some in (states, states[:1]):
+        scores = both.score(
+            both.queries({"text": some, "id": some}),
+            {"text": items, "id": items},
+            {"text": np.ones(1000, bool), "id": has_id},
+        )
+        np.testing.assert_array_equal(scores[:, :500], scores[:, 500:])

@@ -14,8 +14,8 @@ from models.encoder import Encoded, dtype_name, runtime_dtype
 from models.prompt import PromptTemplate
 from training import on_ray
 from training.config import LLM
-from training.encode import RunLLM
 from training.on_ray import Worker
+from training.run_llm import RunLLM
 from training.stream import Chunk, Shards, chunks_of
 
 
