@@ -124,14 +124,18 @@ class Scorer:
             present: of each view, which of the n candidates have it.
             following: neighbour scores (B, n) of the candidates; None where there are none.
         """
-        if not queries:
-            raise ValueError("a score needs at least one view")
         few = {view: candidates[view] for view in queries}
         return self.score_stacked(queries, self.stack(few, present), following)
 
     @staticmethod
     def stack(tables: Mapping[str, Floats], present: Mapping[str, NDArray[np.bool_]]) -> Stacked:
-        """Candidates with, in each view, vectors (n, W); rows of absent items are ignored."""
+        """Candidates with, in each view, vectors (n, W); rows of absent items are ignored.
+
+        Raises:
+            ValueError: there is no view.
+        """
+        if not tables:
+            raise ValueError("a score needs at least one view")
         views = tuple(tables)
         has = np.stack([present[view] for view in views])  # (V, n)
         shown = [np.where(present[view], tables[view].T, np.float32(0)) for view in views]

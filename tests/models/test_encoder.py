@@ -6,7 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from models import OutOfMemory, encoder
+from models import OutOfMemory
+from models import encoder as module
 from models.encoder import Encoder, batches_by_length
 from models.item import Item
 from models.llm import LLMError, fingerprint_folder, load_model
@@ -160,10 +161,10 @@ def test_bfloat16_is_chosen_where_it_is_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: str, expected: torch.dtype
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpu)
-    monkeypatch.setattr(encoder, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(module, "CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    assert encoder.runtime_dtype() == expected
+    assert module.runtime_dtype() == expected
 
 
 def test_of_a_text_far_beyond_the_limit_only_the_beginning_is_tokenised(tiny_llm: Path) -> None:
