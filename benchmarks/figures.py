@@ -20,7 +20,9 @@ def machine() -> str:
             break
     cores = Path("/proc/cpuinfo").read_text().count("processor\t")
     kilobytes = int(Path("/proc/meminfo").read_text().split()[1])
-    bf16 = "AVX512_BF16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "no bfloat16"
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    bf16 = "AVX512_BF16" if "avx512_bf16" in words else "no bfloat16"
+    bf16 += ", AMX" if "amx_bf16" in words else ""
     return f"{cpu}, {cores} cores, {kilobytes / 2**20:.0f} GiB, {bf16}, {platform.system()}"
 
 

@@ -4,17 +4,19 @@ All by SQLite's backup API in one step: it reads within one transaction, so that
 catalogue at one moment, and a write-ahead log lets others write meanwhile.
 """
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
-from service.locked import locked
-from service.schema import FILE, LOCK, CatalogueError, defect, is_full, require_known
+from service.opening import take
+from service.schema import FILE, LOCK, CatalogueError, defect, is_full, require_known, sync
 
 PARTIAL = ".partial"
 Check = Literal["quick", "integrity"]
+# Writes after the backup had versions that a restored catalogue must not give again, or a client
+# that still holds one would overwrite what it has not seen.
+BEYOND_ANY_WRITE = 2**32
 
 
 def back_up(catalogue: Path, target: Path) -> int:
@@ -48,11 +50,12 @@ def restore(source: Path, catalogue: Path) -> int:
     if not source.is_file():
         raise CatalogueError(f"there is no file {source}")
     _require_empty(catalogue)  # before anything is written to somebody's folder
-    with locked(catalogue):
+    with take(catalogue):
         _require_empty(catalogue)
         return _copy(
             *(source, catalogue / FILE, f"{source} is no catalogue or is damaged", "integrity"),
             mode="ro",
+            later_versions=True,
         )
 
 
@@ -64,7 +67,14 @@ def _require_empty(folder: Path) -> None:
         )
 
 
-def _copy(source: Path, target: Path, failure: str, check: Check, mode: str) -> int:
+def _copy(
+    source: Path,
+    target: Path,
+    failure: str,
+    check: Check,
+    mode: str,
+    later_versions: bool = False,
+) -> int:
     partial = target.with_name(target.name + PARTIAL)
     try:
         partial.unlink(missing_ok=True)
@@ -76,19 +86,21 @@ def _copy(source: Path, target: Path, failure: str, check: Check, mode: str) -> 
             # One file that says all, also where it may only be read.
             copied.execute("PRAGMA journal_mode=DELETE")
             count = _verified(copied, source, check)
-        _sync(partial)
+            if later_versions:
+                copied.execute(
+                    "UPDATE meta SET value = value + ? WHERE key = 'changes'", [BEYOND_ANY_WRITE]
+                )
+        sync(partial)
         partial.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except sqlite3.Error as error:
-        partial.unlink(missing_ok=True)
         if is_full(error):
             raise CatalogueError(f"there is no room on the disk for {target}") from None
         raise CatalogueError(f"{failure} ({error})") from None
     except OSError as error:
         raise CatalogueError(f"{target} cannot be written: {error.strerror}") from None
-    except CatalogueError:
-        partial.unlink(missing_ok=True)
-        raise
+    finally:
+        partial.unlink(missing_ok=True)  # it is not there where all went well
     return count
 
 
@@ -108,11 +120,3 @@ def _verified(database: sqlite3.Connection, source: Path, check: Check) -> int:
         raise CatalogueError(f"{source} is damaged ({wrong}); use another backup")
     count: int = database.execute("SELECT count(*) FROM items").fetchone()[0]
     return count
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -6,9 +6,9 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import Field
 
-from service.errors import FieldError, Invalid, Malformed, NotReady, Overloaded
-from service.imports import Progress
+from service.errors import Invalid, Malformed, NotReady, Overloaded
 from service.incoming import IncomingItem, Readying, checked, require_bundle
+from service.progress import Progress
 from service.requests import decode
 from service.rows import Entry, written
 from service.store import CatalogueStore
@@ -52,6 +52,8 @@ class Importing:
         max_line_bytes: longest line.
         on_disk: runs a blocking call on the store's thread.
         stopping: whether the service drains.
+        turn: of all imports; whose turn it is may ask the LLM, so that they fill its queue no more
+            than one of them would.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Importing:
         max_line_bytes: int,
         on_disk: Callable[[Callable[[], object]], Awaitable[object]],
         stopping: Callable[[], bool],
+        turn: asyncio.Lock,
     ) -> None:
         self._import_id = import_id
         self._durable = progress.line
@@ -75,6 +78,7 @@ class Importing:
         self._max_line_bytes = max_line_bytes
         self._on_disk = on_disk
         self._stopping = stopping
+        self._turn = turn
         self._number = 0  # of the last line that came whole
         self._rest = b""  # what came of the next one
         self._pending: list[_Line] = []
@@ -138,7 +142,7 @@ class Importing:
         found = []
         for number, content in lines:
             try:
-                if content.strip():
+                if content.strip() or len(content) > self._max_line_bytes:
                     found.append((number, self._item(number, content)))
             except Invalid as error:
                 return found, _Broken(number, error)
@@ -153,11 +157,10 @@ class Importing:
         except Malformed as error:
             # Of the line itself it is always line 1.
             reason = str(error).replace(" at line 1 column ", " at column ")
-            fault = FieldError(field=field, message=reason)
-            raise Invalid(f"{field}: {reason}", errors=[fault]) from None
+            raise Invalid.field(field, reason) from None
         item = checked(ImportLine, raw, "lines", number)
         if item.vectors is not None:
-            require_bundle(self._told_bundle, self._bundle, "bundle")
+            require_bundle(self._told_bundle, self._bundle)
         return item
 
     async def _entries(
@@ -177,10 +180,11 @@ class Importing:
     async def _ready(
         self, items: Sequence[ImportLine], where: Sequence[str]
     ) -> list[Entry | Invalid]:
-        """Entries, once the LLM has a place for them: who asks for one answer goes before."""
+        """Entries, once the LLM has a place for them."""
         while True:
             try:
-                return await self._readying.entries(items, where)
+                async with self._turn:
+                    return await self._readying.entries(items, where)
             except Overloaded as error:
                 if self._stopping():
                     raise self._stopped() from None
@@ -199,7 +203,7 @@ def _shares(items: Sequence[tuple[int, ImportLine]]) -> list[list[tuple[int, Imp
     shares: list[list[tuple[int, ImportLine]]] = []
     cost = 0
     for number, item in items:
-        price = len(written(item)) if item.vectors is None else 0
+        price = len(written(item).encode()) if item.vectors is None else 0
         if not shares or len(shares[-1]) >= ASKED_ITEMS or cost + price > ASKED_BYTES:
             shares.append([])
             cost = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from pydantic import Field, ValidationError
 
-from models.item import Item
+from models.item import InvalidItem, Item
 from service.embedder import Embedded, Embedder
 from service.errors import BundleMismatch, Invalid, invalid
 from service.rows import Entry, Floats
@@ -38,7 +38,7 @@ class IncomingItem(Item):
     )
 
 
-def require_bundle(told: str | None, served: str, field: str) -> None:
+def require_bundle(told: str | None, served: str) -> None:
     """Make sure that vectors belong to the bundle that is served.
 
     Raises:
@@ -47,7 +47,7 @@ def require_bundle(told: str | None, served: str, field: str) -> None:
     """
     if told is None:
         raise Invalid.field(
-            field, "must be told where items come with vectors: `bundle` of GET /info"
+            "bundle", "must be told where items come with vectors: `bundle` of GET /info"
         )
     if told != served:
         raise BundleMismatch(
@@ -143,7 +143,22 @@ class Readying:
         return [each for each in found if each is not None]
 
     async def _embed(self, items: Sequence[Item], where: Sequence[str]) -> list[Embedded | Invalid]:
-        """Embed items together, and one by one where one of them cannot be read."""
+        """Embed those that can be rendered: together, or one by one if the LLM cannot read one."""
+        found: list[Embedded | Invalid | None] = [None] * len(items)
+        for at, item in enumerate(items):
+            try:
+                self._bundle.prompt(item)
+            except InvalidItem as error:
+                found[at] = Invalid.field(f"{where[at]}.attributes", str(error))
+        sound = [at for at, each in enumerate(found) if each is None]
+        embedded = await self._together([items[at] for at in sound], [where[at] for at in sound])
+        for at, made in zip(sound, embedded, strict=True):
+            found[at] = made
+        return [each for each in found if each is not None]
+
+    async def _together(
+        self, items: Sequence[Item], where: Sequence[str]
+    ) -> list[Embedded | Invalid]:
         if not items:
             return []
         try:

@@ -1,22 +1,24 @@
-"""The file of a catalogue as it is opened: seeded, checked, brought up to date, and read."""
+"""The folder of a catalogue as it is opened: locked, seeded, checked, brought up to date, read."""
 
+import fcntl
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from service.rows import Entry, Floats, Writing
 from service.schema import (
     ELSEWHERE,
+    LOCK,
     CatalogueError,
     create,
     defect,
     migrate,
     require_known,
+    sync,
     transaction,
 )
 
@@ -24,6 +26,27 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
 
 log = logging.getLogger(__name__)
+
+
+def take(folder: Path) -> IO[bytes]:
+    """A folder, made where it is not there, for this process alone until the file is closed.
+
+    Raises:
+        CatalogueError: another process has it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise CatalogueError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise CatalogueError(
+            f"{folder} is in use by another process; stop it or {ELSEWHERE}"
+        ) from None
+    return lock
 
 
 def damaged(path: Path, fact: str) -> CatalogueError:
@@ -48,11 +71,7 @@ def prepare(database: sqlite3.Connection, path: Path, bundle: "Bundle") -> None:
         if database.execute("SELECT 1 FROM sqlite_schema").fetchone():
             raise CatalogueError(f"{path} is no catalogue; {ELSEWHERE}")
         _seed(database, bundle)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the file's own name
-        finally:
-            os.close(folder)
+        sync(path.parent)  # the file's own name
         return
     meta = dict(database.execute("SELECT key, value FROM meta"))
     if meta.get("bundle_hash") != bundle.bundle_hash:
@@ -82,13 +101,20 @@ def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
 
 def read_vectors(
     database: sqlite3.Connection, path: Path, widths: Mapping[str, int]
-) -> dict[str, dict[str, Floats]]:
-    """Of each item, in the order in which they came, its views.
+) -> tuple[dict[str, dict[str, Floats]], set[str]]:
+    """Of each item, in the order in which they came, its views; and which of them are hidden.
 
     Raises:
         CatalogueError: a vector is not what its view has.
     """
-    ids: dict[int, str] = dict(database.execute("SELECT row, item_id FROM items ORDER BY row"))
+    ids: dict[int, str] = {}
+    hidden: set[str] = set()
+    for row, item_id, is_hidden in database.execute(
+        "SELECT row, item_id, hidden FROM items ORDER BY row"
+    ):
+        ids[row] = item_id
+        if is_hidden:
+            hidden.add(item_id)
     items: dict[str, dict[str, Floats]] = {item_id: {} for item_id in ids.values()}
     stored: Iterator[tuple[int, str, Any]] = database.execute(
         "SELECT row, view, vector FROM vectors"
@@ -98,4 +124,4 @@ def read_vectors(
         if row not in ids or numbers.shape != (widths.get(view),) or not np.isfinite(numbers).all():
             raise damaged(path, f"a vector of view {view!r} of item {ids.get(row)!r}")
         items[ids[row]][view] = numbers
-    return items
+    return items, hidden

@@ -99,7 +99,10 @@ class Writing:
             same = self._has(found.row, entry)
         if same and hidden == bool(found.hidden):
             return Outcome(False, False, found.version, hidden)
-        self._update(found, entry, hidden)
+        if same:
+            self._hide(found.row, hidden)
+        else:
+            self._update(found, entry, hidden)
         return Outcome(False, True, self.changes, hidden)
 
     def hide(self, item_id: str, hidden: bool, condition: Condition) -> Outcome:
@@ -119,6 +122,7 @@ class Writing:
         refused = condition.refusal(found and found.version)
         if refused or found is None:
             return _refused(found, refused)
+        self.changes += 1
         self._forget(found, item_id)
         self._database.execute("DELETE FROM vectors WHERE row = ?", [found.row])
         self._database.execute("DELETE FROM items WHERE row = ?", [found.row])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import secrets
 import sqlite3
 from collections import Counter
@@ -77,6 +78,15 @@ class CatalogueError(RuntimeError):
 def is_full(error: sqlite3.Error) -> bool:
     """Whether it is the disk that has no room."""
     return "full" in str(error)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before going on."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager

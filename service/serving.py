@@ -69,6 +69,8 @@ class Serving:
         failure: why it could not start, in one sentence.
         loading: whether `load` has yet to come to its end.
         imports: ids of the imports that are under way.
+        import_turn: of those, the one that may ask the LLM.
+        exports: that are under way.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -77,7 +79,9 @@ class Serving:
         self.phase = "starting"
         self.failure: str | None = None
         self.loading = True
+        self.import_turn = asyncio.Lock()
         self.imports: set[str] = set()
+        self.exports: set[object] = set()
         self._parts: Parts | None = None
 
     @property

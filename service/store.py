@@ -12,14 +12,12 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.item import Item
-from service import imports
-from service.backup import back_up
+from service import progress as imports
 from service.errors import PreconditionFailed, StorageFull
-from service.imports import Progress
 from service.index import Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
-from service.locked import take
-from service.opening import damaged, prepare, read_vectors
+from service.opening import damaged, prepare, read_vectors, take
+from service.progress import Progress
 from service.rows import Entry, Floats, Outcome, Stored, Writing
 from service.schema import FILE, CatalogueError, is_full, transaction
 from service.versions import ALWAYS, Condition
@@ -62,15 +60,19 @@ class Stats(NamedTuple):
     kinds: Mapping[tuple[str, str], int]
 
 
+class _State(NamedTuple):
+    snapshot: Snapshot
+    changes: int
+    kinds: Mapping[tuple[str, str], int]
+
+
 class CatalogueStore:
     """Every item of the catalogue, durably; made by CatalogueStore.open.
 
     A change is committed (WAL, synchronous=FULL) before the method returns and visible in
     `snapshot` when it does; the index changes in the order of the commits. Methods block and
     may be called from any thread.
-
-    Attributes:
-        snapshot: the index as of the latest change; read it once for each request.
+    `snapshot` is to be read once for each request.
     """
 
     def __init__(
@@ -82,7 +84,6 @@ class CatalogueStore:
         llm_dim: int,
         snapshot: Snapshot,
     ) -> None:
-        self.snapshot = snapshot
         self._database = database
         self._path = path
         self._lock_file = lock
@@ -91,13 +92,16 @@ class CatalogueStore:
         self._lock = threading.Lock()
         meta = dict(database.execute("SELECT key, value FROM meta"))
         self._catalogue_id: str = meta["catalogue_id"]
-        self._changes = int(meta["changes"])
-        self._kinds = {
-            (name, kind): items
-            for name, kind, items in database.execute(
-                "SELECT name, kind, items FROM attribute_kinds"
-            )
-        }
+        kinds = database.execute("SELECT name, kind, items FROM attribute_kinds")
+        # Of one moment: replaced as a whole, and read without the lock.
+        self._state = _State(
+            snapshot, int(meta["changes"]), {(name, kind): items for name, kind, items in kinds}
+        )
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The index as of the latest change."""
+        return self._state.snapshot
 
     @classmethod
     def open(cls, folder: Path, bundle: "Bundle") -> "CatalogueStore":
@@ -114,8 +118,8 @@ class CatalogueStore:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             widths = {name: view.width for name, view in bundle.views.items()}
             prepare(database, path, bundle)
-            hidden = {i for (i,) in database.execute("SELECT item_id FROM items WHERE hidden")}
-            snapshot = Snapshot.of(read_vectors(database, path, widths), widths, hidden)
+            items, hidden = read_vectors(database, path, widths)
+            snapshot = Snapshot.of(items, widths, hidden)
             return cls(database, path, lock, widths, bundle.manifest.llm_dim, snapshot)
         except StorageFull:
             _close(database, lock)
@@ -192,17 +196,11 @@ class CatalogueStore:
             while found := rows.fetchmany(at_once):
                 yield [_stored(row) for row in found]
 
-    def backup(self, target: Path) -> int:
-        """Write all of it to one file, while it is used; see service.backup.back_up."""
-        return back_up(self._path.parent, target)
-
     @property
     def stats(self) -> Stats:
-        """What it holds; costs nothing but a copy of the attributes' counts."""
-        snapshot = self.snapshot
-        return Stats(
-            len(snapshot), len(snapshot) - snapshot.shown, self._changes, dict(self._kinds)
-        )
+        """What it holds; costs nothing."""
+        snapshot, changes, kinds = self._state
+        return Stats(len(snapshot), len(snapshot) - snapshot.shown, changes, kinds)
 
     def put(
         self,
@@ -247,8 +245,7 @@ class CatalogueStore:
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
-            if upserts:
-                self._show(upserts, (), hidden)
+            self._publish(writing, upserts, (), hidden)
         return outcomes
 
     def hide(self, item_id: str, hidden: bool, condition: Condition = ALWAYS) -> Outcome:
@@ -266,9 +263,9 @@ class CatalogueStore:
                 outcome = writing.hide(item_id, hidden, condition)
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
-            if outcome.changed:
-                views = self.snapshot.views(item_id) or {}
-                self._show({item_id: views}, (), {item_id} if hidden else ())
+            views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
+            shown = {} if views is None else {item_id: views}
+            self._publish(writing, shown, (), {item_id} if hidden else ())
         return outcome
 
     def delete(self, item_id: str, condition: Condition = ALWAYS) -> bool:
@@ -285,7 +282,7 @@ class CatalogueStore:
                 outcome = writing.delete(item_id, condition)
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
-            self._show({}, [item_id])
+            self._publish(writing, {}, [item_id])
         return True
 
     def progress(self, import_id: str) -> Progress | None:
@@ -313,23 +310,26 @@ class CatalogueStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Writing]:
-        """One transaction of changes, and afterwards the counts as it left them."""
+        """One transaction of changes; what it did is to be published after it."""
         with transaction(self._database):
-            writing = Writing(self._database, self._changes)
+            writing = Writing(self._database, self._state.changes)
             yield writing
             writing.finish()
-        self._changes = writing.changes
-        kinds = Counter(self._kinds)
-        kinds.update(writing.kinds)
-        self._kinds = {each: items for each, items in kinds.items() if items}
 
-    def _show(
+    def _publish(
         self,
+        writing: Writing,
         upserts: Mapping[str, Mapping[str, Floats]],
         deletes: Sequence[str],
         hidden: Collection[str] = (),
     ) -> None:
-        self.snapshot = self.snapshot.with_changes(upserts, deletes, self._widths, hidden)
+        snapshot, _, kinds = self._state
+        if upserts or deletes:
+            snapshot = snapshot.with_changes(upserts, deletes, self._widths, hidden)
+        counts = Counter(kinds)
+        counts.update(writing.kinds)
+        kinds = {each: items for each, items in counts.items() if items}
+        self._state = _State(snapshot, writing.changes, kinds)
 
     def _check(self, entry: Entry) -> None:
         vectors = dict(entry.views)

@@ -1,6 +1,6 @@
 """Versions of items, and writes that are wanted only while a version stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from service.errors import Malformed
@@ -49,24 +49,25 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def conditions_in(header: Callable[[str], str | None]) -> Condition:
+def conditions_in(headers: Callable[[str], Sequence[str]]) -> Condition:
     """The condition of a request.
 
     Args:
-        header: the value of a header by name.
+        headers: the values of a header by name; several are one list.
 
     Raises:
         Malformed: a header is neither * nor a list of ETags.
     """
     return Condition(
-        _versions("If-Match", header("if-match"), weak=False),
-        _versions("If-None-Match", header("if-none-match"), weak=True),
+        _versions("If-Match", headers("if-match"), weak=False),
+        _versions("If-None-Match", headers("if-none-match"), weak=True),
     )
 
 
-def _versions(name: str, value: str | None, *, weak: bool) -> frozenset[int] | str | None:
-    if value is None:
+def _versions(name: str, values: Sequence[str], *, weak: bool) -> frozenset[int] | str | None:
+    if not values:
         return None
+    value = ",".join(values)
     if value.strip() == ANY:
         return ANY
     found = set()

@@ -112,7 +112,7 @@ class PutItemResponse(CatalogueItem):
 
 async def condition_of(request: Request) -> Condition:
     """The condition of a request, as a dependency."""
-    return conditions_in(request.headers.get)
+    return conditions_in(request.headers.getlist)
 
 
 ItemCondition = Annotated[Condition, Depends(condition_of)]

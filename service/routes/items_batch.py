@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-from service.errors import FieldError, Invalid, problems
+from service.errors import MOST_ERRORS, FieldError, Invalid, problems
 from service.incoming import IncomingItem, Readying, checked, require_bundle
 from service.requests import JSONRoute
 from service.routes.embed import FILM
@@ -96,7 +96,7 @@ async def put_batch(
         raise Invalid.field("items", f"has {len(query.items)} items; at most {most} may come")
     items = _read(list(query.items))
     if any(isinstance(each, BatchItem) and each.vectors is not None for each in items):
-        require_bundle(query.bundle, parts.bundle.bundle_hash, "bundle")
+        require_bundle(query.bundle, parts.bundle.bundle_hash)
     sound = [(at, each) for at, each in enumerate(items) if isinstance(each, BatchItem)]
     if not query.atomic or len(sound) == len(items):
         ready = await Readying(parts.bundle, parts.embedder).entries(
@@ -151,7 +151,7 @@ def _together(errors: Sequence[Invalid]) -> Invalid:
     more = f" (and {len(errors) - 1} more items)" if len(errors) > 1 else ""
     return Invalid(
         f"{errors[0]}{more}; nothing was changed",
-        errors=[field for each in errors for field in each.errors][:20],
+        errors=[field for each in errors for field in each.errors][:MOST_ERRORS],
     )
 
 

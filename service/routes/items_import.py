@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import ImportRunning, Overloaded, TooLate, UnknownImport, problems
 from service.importing import Importing
-from service.imports import Progress
 from service.incoming import Readying, require_bundle
+from service.progress import Progress
 from service.requests import require_type
 from service.serving import DRAINING, Parts, Serving, on_disk, parts_of, serving_of
 
@@ -101,7 +101,7 @@ async def import_items(
     """
     require_type(request.headers.get("content-type"), TYPES)
     if query.bundle is not None:
-        require_bundle(query.bundle, parts.bundle.bundle_hash, "bundle")
+        require_bundle(query.bundle, parts.bundle.bundle_hash)
     import_id, running = query.import_id, serving.imports
     if import_id in running:
         raise ImportRunning(f"the import {import_id} is under way", retry_after_s=2)
@@ -120,6 +120,7 @@ async def import_items(
             serving.settings.max_body_bytes,
             lambda work: on_disk(parts, work),
             lambda: serving.phase == DRAINING,
+            serving.import_turn,
         )
         await _feed(importing, request, serving.settings.request_timeout_s)
     finally:
@@ -136,9 +137,11 @@ async def _feed(importing: Importing, request: Request, patience_s: float) -> No
             since = time.monotonic()
             try:
                 while not (await asyncio.wait([coming], timeout=min(QUIET_S, patience_s)))[0]:
+                    busy = time.monotonic()
                     await importing.feed(b"")
                     await importing.flush()
-                    if time.monotonic() - since >= patience_s:
+                    since += time.monotonic() - busy  # that was not the client's silence
+                    if not coming.done() and time.monotonic() - since >= patience_s:
                         raise TooLate(
                             f"nothing came for {patience_s:g} s; lines that came whole are stored, "
                             "send all again with the same import_id to go on"

@@ -12,12 +12,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
-from service.errors import problems
+from service.errors import Overloaded, problems
 from service.routes.items import CatalogueItem
 from service.rows import Stored
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 
 AT_ONCE = 500  # lines of an export that are read together
+EXPORTS = 4  # under way; while one is read the write-ahead log only grows
 PIECE_BYTES = 2**16  # that are sent together: a client that is slow must be seen to take some
 MEDIA_TYPE = "application/x-ndjson"
 
@@ -81,9 +82,15 @@ async def list_items(
 
 
 class Lines(StreamingResponse):
-    """Lines for a client that reads them: one that takes nothing for `patience_s` is left."""
+    """Lines for a client that reads them: one that takes nothing for `patience_s` is left.
 
-    def __init__(self, lines: AsyncGenerator[bytes, None], patience_s: float) -> None:
+    Args:
+        running: those that are being sent.
+    """
+
+    def __init__(
+        self, lines: AsyncGenerator[bytes, None], patience_s: float, running: set[object]
+    ) -> None:
         super().__init__(
             lines,
             media_type=MEDIA_TYPE,
@@ -91,6 +98,7 @@ class Lines(StreamingResponse):
         )
         self._lines = lines
         self._patience_s = patience_s
+        self._running = running
 
     async def stream_response(self, send: Send) -> None:
         """Send all, and let what the lines come from go, whatever happens."""
@@ -102,9 +110,11 @@ class Lines(StreamingResponse):
             except TimeoutError:
                 raise ClientDisconnect from None
 
+        self._running.add(self)
         try:
             await super().stream_response(patiently)
         finally:
+            self._running.discard(self)
             await self._lines.aclose()
 
 
@@ -114,7 +124,7 @@ class Lines(StreamingResponse):
     summary="All items, a JSON object a line",
     responses={
         200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}},
-        **problems(400, 503),
+        **problems(400, 429, 503),
     },
 )
 async def export_items(
@@ -126,8 +136,10 @@ async def export_items(
     last chunk was broken off. It has no deadline; a client that reads nothing for
     LLMEMB_REQUEST_TIMEOUT_S is left.
     """
+    if len(serving.exports) >= EXPORTS:
+        raise Overloaded(f"{len(serving.exports)} exports are under way", retry_after_s=10)
     export = parts.store.export(AT_ONCE)
-    return Lines(_exported(export), serving.settings.request_timeout_s)
+    return Lines(_exported(export), serving.settings.request_timeout_s, serving.exports)
 
 
 async def _exported(export: Generator[Sequence[Stored], None, None]) -> AsyncGenerator[bytes, None]:

@@ -1,5 +1,6 @@
 """What stands near an item."""
 
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -10,7 +11,7 @@ from starlette.types import Scope
 from service.errors import Invalid, problems
 from service.requests import JSONRoute, asks_for_neighbours, item_id_of_neighbours
 from service.routes.items import ID_PARAMETER, unknown
-from service.routes.recommend import K, ScoredItem, SearchResponse
+from service.routes.recommend import K, SearchResponse
 from service.serving import Parts, parts_of
 
 
@@ -56,6 +57,7 @@ async def neighbours(
 
     An id that itself ends in `/neighbours` is looked up with its slash as `%2F`.
     """
+    started = time.perf_counter()
     snapshot = parts.store.snapshot
     views = snapshot.views(item_id)
     if views is None:
@@ -68,8 +70,4 @@ async def neighbours(
     # A copy: the search is later, and the vector lives no longer than the snapshot.
     vector = views[view].copy()
     found = await parts.recommender.search(view, vector, query.k, [item_id])
-    return SearchResponse(
-        bundle=parts.bundle.bundle_hash,
-        view=view,
-        items=[ScoredItem(item_id=each, score=score) for each, score in found],
-    )
+    return SearchResponse.of(parts.bundle.bundle_hash, view, found, query.k, started)

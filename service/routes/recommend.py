@@ -111,9 +111,22 @@ class SearchResponse(BaseModel):
     view: str
     items: list[ScoredItem]
     degraded: list[str] = Field(
-        [], description="`fewer_than_k`: no more items are allowed.", examples=[[]]
+        description="`fewer_than_k`: no more items are allowed.", examples=[[]]
     )
-    took_ms: float = 0.0
+    took_ms: float
+
+    @classmethod
+    def of(
+        cls, bundle: str, view: str, found: Sequence[tuple[str, float]], k: int, started: float
+    ) -> "SearchResponse":
+        """The answer of a search for k items that began at a time.perf_counter()."""
+        return cls(
+            bundle=bundle,
+            view=view,
+            items=[ScoredItem(item_id=item_id, score=score) for item_id, score in found],
+            degraded=["fewer_than_k"] * (len(found) < k),
+            took_ms=round(1000 * (time.perf_counter() - started), 3),
+        )
 
 
 @router.post(
@@ -203,10 +216,4 @@ async def search(
     found = await parts.recommender.search(
         view.name, vector.astype(np.float32), query.k, query.exclude
     )
-    return SearchResponse(
-        bundle=parts.bundle.bundle_hash,
-        view=view.name,
-        items=[ScoredItem(item_id=item_id, score=score) for item_id, score in found],
-        degraded=["fewer_than_k"] * (len(found) < query.k),
-        took_ms=round(1000 * (time.perf_counter() - started), 3),
-    )
+    return SearchResponse.of(parts.bundle.bundle_hash, view.name, found, query.k, started)

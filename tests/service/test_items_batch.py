@@ -1,15 +1,18 @@
 """Some items in one request: each by itself, or all or none."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from models.prompt import PromptTemplate
 from tests.service.conftest import Serve
-from tests.service.running import Client
+from tests.service.running import Client, in_this_process
 from tests.service.test_items import FILM
+from tests.tiny import write_tiny_bundle
 
 
 def item(item_id: str, title: str = "Ran", **fields: object) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def test_each_item_has_its_own_result_and_what_is_sound_is_recommendable(serve: 
         7,
         item("odd", price={"a": 1}),
         item("nested", **{"attributes": {"price": {"a": 1}}}),
-        {"item_id": "unreadable", "attributes": {"_": True, "": 1}},
+        {"item_id": "nameless", "attributes": {"_": True, "": 1}},
         item("a/b", hidden=True),
     )
 
@@ -65,11 +68,30 @@ def test_each_item_has_its_own_result_and_what_is_sound_is_recommendable(serve: 
     assert [each["changed"] for each in results][:4] == [True, False, False, True]
     known = dict(client.recommended(["1"], k=500))
     assert "new" in known
-    assert not {"bad", "odd", "nested", "unreadable", "a/b"} & known.keys()
+    assert not {"bad", "odd", "nested", "nameless", "a/b"} & known.keys()
     stored = client.get("/items/new")
     assert stored.json()["version"] == results[0]["version"]
     assert stored.json()["attributes"] == {"title": "Ran"}
     assert client.get("/items/a%2Fb").json()["hidden"] is True
+
+
+def test_one_that_cannot_be_rendered_costs_the_others_nothing(
+    tiny_llm: Path, tmp_path: Path
+) -> None:
+    template = PromptTemplate(noun="film", exclude=("secret",))
+    bundle = write_tiny_bundle(tmp_path / "bundle", tiny_llm, template=template)
+    hidden = {"item_id": "secret", "attributes": {"secret": "x"}}
+    many = [item(f"n{number}", "x" * 100 + str(number)) for number in range(20)]
+
+    # Room for one request at a time: one by one the others would be refused.
+    with in_this_process(bundle, tmp_path / "catalogue", max_queue_tokens=40) as client:
+        answer = batch(client, *many[:10], hidden, *many[10:])
+        batches = client.metric("llmemb_batch_items_sum")
+
+    assert statuses(answer) == [201] * 10 + [422] + [201] * 10
+    (error,) = answer.json()["results"][10]["errors"]
+    assert "no attribute with a value is left" in error["message"]
+    assert batches == 20
 
 
 def test_all_or_nothing_is_that_and_tells_all_that_is_wrong(serve: Serve) -> None:

@@ -102,7 +102,12 @@ BROKEN: dict[str, tuple[bytes, str, str]] = {
         "lines[8].attributes.price",
         "must be a string",
     ),
-    "unreadable": (line(7, attributes={"_": True, "": 1}), "lines[8].attributes", ""),
+    "an attribute without a name": (
+        line(7, attributes={"_": True, "": 1}),
+        "lines[8].attributes",
+        "an attribute has an empty name",
+    ),
+    "blank without end": (b" " * 5000 + line(7), "lines[8]", "longer than 4000 bytes"),
     "too long": (line(7, attributes={"title": "x" * 5000}), "lines[8]", "longer than 4000 bytes"),
     "endless": (b"x" * 100_000, "lines[8]", "longer than 4000 bytes"),
     "a vector too short": (line(7, vectors={"text": [1.0]}), "lines[8].vectors.text", "8 numbers"),

@@ -104,6 +104,10 @@ def test_neighbours_are_the_largest_inner_products_without_the_item_itself(serve
     assert answer.status_code == 200
     assert answer.json()["view"] == "text"
     assert [each["item_id"] for each in answer.json()["items"]] == wanted[:5]
+    assert answer.json()["degraded"] == []
+    assert answer.json()["took_ms"] > 0
+    more = client.get("/items/3/neighbours", params={"view": "text", "k": 500})
+    assert more.json()["degraded"] == ["fewer_than_k"]
 
 
 @pytest.mark.parametrize("item_id", [*ODD_IDS, "a/neighbours", "neighbours", "/neighbours"])

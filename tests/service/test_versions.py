@@ -7,7 +7,8 @@ from service.versions import ALWAYS, ANY, Condition, conditions_in, etag, exactl
 
 
 def condition(**headers: str) -> Condition:
-    return conditions_in({name.replace("_", "-"): each for name, each in headers.items()}.get)
+    given = {name.replace("_", "-"): [each] for name, each in headers.items()}
+    return conditions_in(lambda name: given.get(name, []))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,12 @@ def test_a_header_that_holds_no_tag_is_refused_and_shown(value: str) -> None:
         condition(if_match=value)
 
     assert len(str(error.value)) < 150
+
+
+def test_a_header_that_comes_twice_is_one_list() -> None:
+    twice = conditions_in(lambda name: ['"3"', '"5"'] if name == "if-match" else [])
+
+    assert [twice.refusal(version) is None for version in (3, 4, 5)] == [True, False, True]
 
 
 def test_a_version_comes_back_from_its_tag() -> None:
