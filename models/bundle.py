@@ -5,8 +5,8 @@ This is how it is read; models.bundle_writing writes it.
 manifest.json               what this is; SHA-256 of every other file
 README.md                   model card
 items.jsonl                 the training catalogue, in row order
-items.safetensors           `interactions` (n,) int64 of those items in the training split, `head` (n,)
-                            bool; `map_mean` (W,) and `map_axes` (W, 2) of models.plane
+items.safetensors           `interactions` (n,) int64 of those items in the training split,
+                            `head` (n,) bool, `map_mean` (W,) and `map_axes` (W, 2) of models.plane
 llm_vectors.safetensors     `llm` (n, d_llm) of those items
 projection.safetensors      weights of the Projection
 views/NAME.safetensors      `items` (n, W), `present` (n,), `mean` (W,), `covariance` (W, W)
@@ -18,7 +18,6 @@ llm/                        the base LLM; absent where the bundle was exported w
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from models.encoder import (
     Tokens,
     dtype_name,
 )
-from models.item import Catalogue, Item, read_items
+from models.item import Catalogue, Item, Popularity, read_items
 from models.llm import fingerprint, fingerprint_folder
 from models.manifest import (
     BundleError,
@@ -52,9 +51,7 @@ from models.prompt import Prompt
 from models.scorer import Floats, Scorer, ViewStatistics
 from models.sequence import build, last_states
 
-__all__ = ["Bundle", "BundleError", "Popularity", "use_threads"]
-
-Popularity = Literal["head", "tail", "cold"]
+__all__ = ["Bundle", "BundleError", "use_threads"]
 
 DEFAULT_THREADS = torch.get_num_threads()
 
