@@ -55,7 +55,7 @@ class Recommended(NamedTuple):
 
     Attributes:
         strategy: by which they were found.
-        explored: ids of those that have the place of a better one.
+        explored: ids of those whose place was explored.
         unknown: ids of the history that the catalogue lacks.
         queries: (1, W) of each view, what the items were scored with; none of what is popular.
         because: of each item, the item of the history that is nearest to it, if asked for.
@@ -260,7 +260,7 @@ class Recommender:
         items = list(zip(ids, scores[order].tolist(), strict=True))
         explored: set[str] = set()
         if not plain:
-            known = np.array([self._bundle.popularity(item_id) for item_id in ids])
+            known = np.array([self._bundle.popularity(item_id) for item_id in ids], str)
             shown = arrange(
                 scores[order],
                 self._alike_vectors(snapshot, places[order]),
