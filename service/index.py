@@ -13,6 +13,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from service.columns import Columns
+from service.filters import Filter
+
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Places = NDArray[np.int64]
@@ -33,6 +36,7 @@ class Block:
         tables: of each view, (n, W) float32; zeros where an item lacks the view.
         present: of each view, (n,) which items have it.
         hidden: (n,) which items are never answered.
+        columns: the items' attributes.
     """
 
     ids: Sequence[str]
@@ -40,10 +44,15 @@ class Block:
     tables: Mapping[str, Floats]
     present: Mapping[str, Mask]
     hidden: Mask
+    columns: Columns
 
     @classmethod
     def of(
-        cls, items: Mapping[str, Views], widths: Mapping[str, int], hidden: Container[str] = ()
+        cls,
+        items: Mapping[str, Views],
+        widths: Mapping[str, int],
+        hidden: Container[str] = (),
+        columns: Columns | None = None,
     ) -> "Block":
         """The block of items, each with the views it has; some of them hidden."""
         tables = {view: np.zeros((len(items), width), np.float32) for view, width in widths.items()}
@@ -58,6 +67,7 @@ class Block:
             tables,
             present,
             np.fromiter((each in hidden for each in items), bool, len(items)),
+            columns or Columns.of({} for _ in items),
         )
 
     def views(self, row: int) -> dict[str, Floats]:
@@ -89,10 +99,14 @@ class Snapshot:
 
     @classmethod
     def of(
-        cls, items: Mapping[str, Views], widths: Mapping[str, int], hidden: Container[str] = ()
+        cls,
+        items: Mapping[str, Views],
+        widths: Mapping[str, int],
+        hidden: Container[str] = (),
+        columns: Columns | None = None,
     ) -> "Snapshot":
         """The snapshot of exactly these items, some of them hidden."""
-        return cls._over(Block.of(items, widths, hidden), widths)
+        return cls._over(Block.of(items, widths, hidden, columns), widths)
 
     @classmethod
     def _over(cls, main: Block, widths: Mapping[str, int]) -> "Snapshot":
@@ -104,7 +118,7 @@ class Snapshot:
             # FAISS has copied the table; look at its copy and let ours go.
             stored = faiss.rev_swig_ptr(index.get_xb(), len(main.ids) * width)
             tables[view] = stored.reshape(-1, width) if len(main.ids) else main.tables[view]
-        shared = Block(main.ids, main.rows, tables, main.present, main.hidden)
+        shared = Block(main.ids, main.rows, tables, main.present, main.hidden, main.columns)
         return cls(shared, indexes, np.ones(len(main.ids), bool), Block.of({}, widths))
 
     def __len__(self) -> int:
@@ -176,14 +190,25 @@ class Snapshot:
             for view in self.main.tables
         }
 
-    def allowed(self, exclude: Places) -> Mask:
+    def allowed(self, exclude: Places, matching: Filter | None = None) -> Mask:
         """(places,) who may be answered, but for those at some places; -1 is nobody's.
 
         Hidden items may not; they can still be looked up, and stand in histories.
+
+        Args:
+            matching: only items that match it may.
         """
         mask = self._shown.copy()
         mask[exclude[exclude >= 0]] = False
+        if matching is not None:
+            start = len(self.main.ids)
+            mask[:start] &= self.main.columns.mask(matching)
+            mask[start:] &= self.recent.columns.mask(matching)
         return mask
+
+    def has_attribute(self, name: str) -> bool:
+        """Whether an item has any value of an attribute that may be filtered by, or had lately."""
+        return self.main.columns.has(name) or self.recent.columns.has(name)
 
     def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:
         """Vectors and presence of the items at some places, as models.scorer takes them."""
@@ -264,11 +289,13 @@ class Snapshot:
         deletes: Iterable[str],
         widths: Mapping[str, int],
         hidden: Collection[str] = (),
+        columns: Columns | None = None,
     ) -> "Snapshot":
         """The next snapshot; this one stays as it is.
 
         Args:
             hidden: ids of those of `upserts` that are hidden.
+            columns: of `upserts`, in their order; without them, they have no attributes.
         """
         live = self._live.copy()
         recent: dict[str, Views] = {
@@ -281,8 +308,11 @@ class Snapshot:
             recent.pop(item_id, None)
             if (row := self.main.rows.get(item_id)) is not None:
                 live[row] = False
+        stay = np.array([self.recent.rows[each] for each in recent], np.int64)
+        columns = columns or Columns.of({} for _ in upserts)
         recent.update(upserts)
-        new = Block.of(recent, widths, hiding)
+        joined = self.recent.columns.take(stay).joined(columns)
+        new = Block.of(recent, widths, hiding, joined)
         if len(recent) > MERGE_AT:
             kept = np.flatnonzero(live)
             ids = [self.main.ids[row] for row in kept.tolist()] + list(new.ids)
@@ -298,6 +328,7 @@ class Snapshot:
                     for view in widths
                 },
                 np.concatenate([self.main.hidden[kept], new.hidden]),
+                self.main.columns.take(kept).joined(new.columns),
             )
             return Snapshot._over(merged, widths)
         return Snapshot(self.main, self._indexes, live, new)

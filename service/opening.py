@@ -1,14 +1,16 @@
 """The folder of a catalogue as it is opened: locked, seeded, checked, brought up to date, read."""
 
 import fcntl
+import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.columns import Columns
 from service.rows import Entry, Floats, Writing
 from service.schema import (
     ELSEWHERE,
@@ -125,3 +127,18 @@ def read_vectors(
             raise damaged(path, f"a vector of view {view!r} of item {ids.get(row)!r}")
         items[ids[row]][view] = numbers
     return items, hidden
+
+
+def read_columns(
+    database: sqlite3.Connection, path: Path, names: Collection[str] | None
+) -> Columns:
+    """The attributes of all items, in the order in which they came; `names` as Columns.of.
+
+    Raises:
+        CatalogueError: those of an item are no JSON.
+    """
+    rows = database.execute("SELECT attributes FROM items ORDER BY row")
+    try:
+        return Columns.of((json.loads(attributes) for (attributes,) in rows), names)
+    except ValueError as error:
+        raise damaged(path, f"the attributes of an item: {error}") from None

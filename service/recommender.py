@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from service.errors import UnknownItem
+from service.filters import Filter
 from service.index import Block, Floats, Mask, Places, Snapshot
 from service.metrics import Metrics
 from service.rounds import Rounds
@@ -35,6 +36,7 @@ class Question(NamedTuple):
     exclude: Sequence[str]
     exclude_history: bool
     explain: bool
+    matching: Filter | None = None
 
 
 class Recommended(NamedTuple):
@@ -59,6 +61,7 @@ class Nearest(NamedTuple):
     vector: Floats
     k: int
     exclude: Sequence[str]
+    matching: Filter | None = None
 
 
 class Recommender:
@@ -100,8 +103,9 @@ class Recommender:
         exclude: Sequence[str],
         exclude_history: bool,
         explain: bool = False,
+        matching: Filter | None = None,
     ) -> Recommended:
-        """The k best items after a history; fewer where fewer are allowed.
+        """The k best items after a history; fewer where fewer are allowed and match.
 
         An item of the history that lacks a view is skipped in that view; one that the catalogue
         lacks is skipped in all of them. Ties go by id.
@@ -110,18 +114,23 @@ class Recommender:
             UnknownItem: the catalogue has no item of the history.
             Overloaded: too many requests are waiting already.
         """
-        question = Question(history, k, exclude, exclude_history, explain)
+        question = Question(history, k, exclude, exclude_history, explain, matching)
         return await self._questions.ask(question)
 
     async def search(
-        self, view: str, vector: Floats, k: int, exclude: Sequence[str]
+        self,
+        view: str,
+        vector: Floats,
+        k: int,
+        exclude: Sequence[str],
+        matching: Filter | None = None,
     ) -> list[tuple[str, float]]:
         """The k items nearest to a vector (W,) in one view, by inner product.
 
         Raises:
             Overloaded: too many requests are waiting already.
         """
-        return await self._searches.ask(Nearest(view, vector, k, exclude))
+        return await self._searches.ask(Nearest(view, vector, k, exclude, matching))
 
     def _search_together(self, asked: Sequence[Nearest]) -> list[list[tuple[str, float]]]:
         started = time.perf_counter()
@@ -133,7 +142,10 @@ class Recommender:
                 view,
                 np.stack([asked[row].vector for row in rows]),
                 [asked[row].k for row in rows],
-                [snapshot.allowed(snapshot.places(asked[row].exclude)) for row in rows],
+                [
+                    snapshot.allowed(snapshot.places(asked[row].exclude), asked[row].matching)
+                    for row in rows
+                ],
             )
             for row, (places, scores) in zip(rows, found, strict=True):
                 ids = [snapshot.item_id(place) for place in places.tolist()]
@@ -185,7 +197,7 @@ class Recommender:
             excluded = snapshot.places(question.exclude)
             if question.exclude_history:
                 excluded = np.concatenate([excluded, places])
-            allowed.append(snapshot.allowed(excluded))
+            allowed.append(snapshot.allowed(excluded, question.matching))
         followed = np.zeros((len(asked), len(allowed[0])), np.float32)  # by place
         for row, (question, _) in enumerate(asked):
             # Who is not in the catalogue any more still says what is likely to follow.

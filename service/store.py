@@ -13,10 +13,12 @@ import numpy as np
 
 from models.item import Item
 from service import progress as imports
+from service.columns import Columns, comparable
 from service.errors import PreconditionFailed, StorageFull
+from service.filters import Filter, parse
 from service.index import Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
-from service.opening import damaged, prepare, read_vectors, take
+from service.opening import damaged, prepare, read_columns, read_vectors, take
 from service.progress import Progress
 from service.rows import Entry, Floats, Outcome, Stored, Writing
 from service.schema import FILE, CatalogueError, is_full, transaction
@@ -40,6 +42,8 @@ FOUND = (
     "CROSS JOIN items ON row = words.rowid "
     "WHERE words MATCH ? AND words.rowid > ? ORDER BY words.rowid LIMIT ?"
 )
+
+MOST_NAMES = 20  # of attributes in one error
 
 
 class WrongVector(ValueError):
@@ -73,6 +77,9 @@ class CatalogueStore:
     `snapshot` when it does; the index changes in the order of the commits. Methods block and
     may be called from any thread.
     `snapshot` is to be read once for each request.
+
+    Attributes:
+        filterable: the attributes that filters may name; None is all that items have.
     """
 
     def __init__(
@@ -83,12 +90,14 @@ class CatalogueStore:
         widths: Mapping[str, int],
         llm_dim: int,
         snapshot: Snapshot,
+        filterable: frozenset[str] | None,
     ) -> None:
         self._database = database
         self._path = path
         self._lock_file = lock
         self._widths = dict(widths)
         self._llm_dim = llm_dim
+        self.filterable = filterable
         self._lock = threading.Lock()
         meta = dict(database.execute("SELECT key, value FROM meta"))
         self._catalogue_id: str = meta["catalogue_id"]
@@ -104,8 +113,13 @@ class CatalogueStore:
         return self._state.snapshot
 
     @classmethod
-    def open(cls, folder: Path, bundle: "Bundle") -> "CatalogueStore":
+    def open(
+        cls, folder: Path, bundle: "Bundle", filterable: frozenset[str] | None = None
+    ) -> "CatalogueStore":
         """The store in a folder; a new one is seeded with the bundle's items, once and whole.
+
+        Args:
+            filterable: the attributes that filters may name; None is all that items have.
 
         Raises:
             CatalogueError: another process has it open, or it belongs to another bundle or a
@@ -119,8 +133,10 @@ class CatalogueStore:
             widths = {name: view.width for name, view in bundle.views.items()}
             prepare(database, path, bundle)
             items, hidden = read_vectors(database, path, widths)
-            snapshot = Snapshot.of(items, widths, hidden)
-            return cls(database, path, lock, widths, bundle.manifest.llm_dim, snapshot)
+            columns = read_columns(database, path, filterable)
+            snapshot = Snapshot.of(items, widths, hidden, columns)
+            dim = bundle.manifest.llm_dim
+            return cls(database, path, lock, widths, dim, snapshot, filterable)
         except StorageFull:
             _close(database, lock)
             raise CatalogueError(f"there is no room on the disk for {path}") from None
@@ -202,6 +218,30 @@ class CatalogueStore:
         snapshot, changes, kinds = self._state
         return Stats(len(snapshot), len(snapshot) - snapshot.shown, changes, kinds)
 
+    def filter_of(self, told: object) -> Filter | None:
+        """The filter in decoded JSON; None for null.
+
+        Raises:
+            Invalid: it is none, or names an attribute that nothing can be filtered by.
+        """
+        return None if told is None else parse(told, self._not_filterable)
+
+    def _not_filterable(self, name: str) -> str | None:
+        if not comparable(name):
+            return "is too long a name to filter by"
+        if self.filterable is None:
+            if self.snapshot.has_attribute(name):
+                return None
+            reason = "no item has this attribute"
+            names = {each for each, _ in self._state.kinds}
+        elif name in self.filterable:
+            return None
+        else:
+            reason, names = "cannot be filtered by", set(self.filterable)
+        listed = ", ".join(json.dumps(each) for each in sorted(names)[:MOST_NAMES])
+        more = " and others" * (len(names) > MOST_NAMES)
+        return f"{reason}; filters may name {listed or 'none'}{more}"
+
     def put(
         self,
         entries: Sequence[Entry],
@@ -229,6 +269,7 @@ class CatalogueStore:
             self._check(entry)
         outcomes = []
         upserts: dict[str, Mapping[str, Floats]] = {}
+        attributes: dict[str, Mapping[str, Any]] = {}
         hidden: set[str] = set()
         with self._lock:
             with self._writing() as writing:
@@ -242,10 +283,11 @@ class CatalogueStore:
                     outcomes.append(outcome)
                     if outcome.changed:
                         upserts[item_id] = entry.views
+                        attributes[item_id] = entry.item.attributes
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
-            self._publish(writing, upserts, (), hidden)
+            self._publish(writing, upserts, (), hidden, attributes)
         return outcomes
 
     def hide(self, item_id: str, hidden: bool, condition: Condition = ALWAYS) -> Outcome:
@@ -265,7 +307,9 @@ class CatalogueStore:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
             views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
             shown = {} if views is None else {item_id: views}
-            self._publish(writing, shown, (), {item_id} if hidden else ())
+            rows = self._database.execute(SOME, [json.dumps(list(shown))])
+            attributes = {row[0]: _stored(row).item.attributes for row in rows}
+            self._publish(writing, shown, (), {item_id} if hidden else (), attributes)
         return outcome
 
     def delete(self, item_id: str, condition: Condition = ALWAYS) -> bool:
@@ -322,10 +366,14 @@ class CatalogueStore:
         upserts: Mapping[str, Mapping[str, Floats]],
         deletes: Sequence[str],
         hidden: Collection[str] = (),
+        attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        """Have the snapshot say what was written; `attributes` are of all upserts."""
         snapshot, _, kinds = self._state
         if upserts or deletes:
-            snapshot = snapshot.with_changes(upserts, deletes, self._widths, hidden)
+            told = attributes or {}
+            columns = Columns.of((told[each] for each in upserts), self.filterable)
+            snapshot = snapshot.with_changes(upserts, deletes, self._widths, hidden, columns)
         counts = Counter(kinds)
         counts.update(writing.kinds)
         kinds = {each: items for each, items in counts.items() if items}

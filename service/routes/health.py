@@ -1,5 +1,6 @@
 """What the service is, whether it lives, whether it is ready, and its metrics."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -63,6 +64,10 @@ class CatalogueInfo(BaseModel):
     items: int = Field(examples=[1682])
     hidden: int = Field(description="Of these, kept out of all answers.", examples=[3])
     version: int = Field(description="The latest of an item; grows with every change.")
+    filterable: list[str] | None = Field(
+        description="The attributes that filters may name; null: all that items have.",
+        examples=[["genres", "release_year"]],
+    )
     attributes: list[AttributeInfo] = Field(
         description=f"The {MOST_ATTRIBUTES} that most items have, those first."
     )
@@ -140,7 +145,7 @@ async def info(
         parity=parts.parity,
         items=len(parts.store.snapshot),
         training_items=manifest.items,
-        catalogue=_catalogue(parts.store.stats),
+        catalogue=_catalogue(parts.store.stats, parts.store.filterable),
         limits=Limits(
             max_items=settings.max_items,
             max_body_bytes=settings.max_body_bytes,
@@ -151,7 +156,7 @@ async def info(
     )
 
 
-def _catalogue(stats: Stats) -> CatalogueInfo:
+def _catalogue(stats: Stats, filterable: Collection[str] | None) -> CatalogueInfo:
     kinds: dict[str, dict[str, int]] = {}
     for (name, kind), items in sorted(stats.kinds.items()):
         kinds.setdefault(name, {})[kind] = items
@@ -162,6 +167,7 @@ def _catalogue(stats: Stats) -> CatalogueInfo:
         items=stats.items,
         hidden=stats.hidden,
         version=stats.changes,
+        filterable=None if filterable is None else sorted(filterable),
         attributes=[
             AttributeInfo(name=name, kinds=kinds[name], share=round(totals[name] / stats.items, 4))
             for name in first
