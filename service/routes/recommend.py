@@ -22,7 +22,12 @@ router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
-FILTER = {"and": [{"attribute": "genres", "in": ["Comedy"]}, {"attribute": "year", "gte": 1990}]}
+FILTER = {
+    "and": [
+        {"attribute": "genres", "in": ["Comedy", "Drama"]},
+        {"attribute": "release_year", "gte": "1990", "lt": "2000"},
+    ]
+}
 MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
