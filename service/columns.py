@@ -5,6 +5,7 @@ the kind, and the value so that bytes are ordered as values are. An equal value 
 range and all values of an attribute are neighbours, and their rows stand together.
 """
 
+import math
 import struct
 from array import array
 from bisect import bisect_left
@@ -27,6 +28,7 @@ KINDS = {"boolean": b"\x01", "number": b"\x02", "string": b"\x03"}
 TEXT = b"\x04"  # a string that is too long to be compared: it only exists
 NO_KIND, END = b"\x00", b"\x05"  # before and after all kinds
 SIGN = 1 << 63
+NOTHING = -1  # the code of what says nothing
 
 
 def _prefix(name: str) -> bytes:
@@ -41,26 +43,34 @@ def _number(value: float) -> bytes:
     return struct.pack(">Q", ~bits & (2**64 - 1) if bits & SIGN else bits | SIGN)
 
 
-def _coded(value: Any) -> bytes:  # noqa: ANN401 - any scalar of an attribute
-    """A value's kind and itself."""
+def _coded(value: bool | float | str | bytes) -> bytes:
+    """A value's kind and itself; bytes are coded already."""
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, str):
-        text: bytes = value.encode()
-        return KINDS["string"] + text if len(text) <= MAX_BYTES else TEXT
+        return KINDS["string"] + value.encode()
     if isinstance(value, bool):
         return KINDS["boolean"] + bytes([value])
-    try:
-        return KINDS["number"] + _number(float(value) + 0.0)
-    except OverflowError:  # an integer of more than 308 digits
-        return KINDS["number"] + _number(float("inf") if value > 0 else float("-inf"))
+    return KINDS["number"] + _number(value + 0.0)
 
 
-def _members(value: Any) -> Iterator[Any]:  # noqa: ANN401 - an attribute's value
-    """The scalars in a value that say something."""
-    if isinstance(value, list):
-        for part in value:
-            yield from _members(part)
-    elif not is_missing(value):
-        yield value
+def _plain(value: bool | float | str) -> bool | float | str | bytes:
+    """A value as it is compared: a number as a float, a long string not at all."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:  # it has more than 308 digits
+            return math.inf if value > 0 else -math.inf
+    return TEXT if isinstance(value, str) and len(value.encode()) > MAX_BYTES else value
+
+
+def _parts(value: Sequence[Any]) -> Iterator[Any]:
+    """The scalars in a list."""
+    for part in value:
+        if isinstance(part, list):
+            yield from _parts(part)
+        else:
+            yield part
 
 
 class Keys(Sequence[bytes]):
@@ -88,9 +98,9 @@ class Keys(Sequence[bytes]):
         return self._joined[self._ends[at] : self._ends[at + 1]]
 
     @property
-    def nbytes(self) -> int:
-        """What they take."""
-        return len(self._joined) + self._ends.nbytes
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that they are."""
+        return {"keys": np.frombuffer(self._joined, np.uint8), "ends": self._ends}
 
     def span(self, low: bytes, high: bytes) -> tuple[int, int]:
         """From where to where keys are at least `low` and less than `high`."""
@@ -132,6 +142,62 @@ class Keys(Sequence[bytes]):
         return Keys(b"".join([*pieces, self._joined[done:]]), _sums(lengths)), mine, theirs
 
 
+class _Gathered:
+    """Values of items that come one by one; with a million of them each look-up counts.
+
+    Attributes:
+        count: the number of items.
+        keys: what values there are, in the order in which they came; a value's place is its code.
+        codes: of each value of each item.
+        rows: of each of these codes, the item.
+    """
+
+    def __init__(self, names: Collection[str] | None) -> None:
+        self.count = 0
+        self.keys: list[bytes] = []
+        self.codes, self.rows = array("i"), array("i")
+        self._names = names
+        # Of a name and a type, each value's code; by type, since True and 1 are equal in Python.
+        # None is a name that nothing is to be known of.
+        self._known: dict[str, dict[type, dict[Any, int]] | None] = {}
+
+    def add(self, attributes: Mapping[str, Any]) -> None:
+        """Take in the next item."""
+        for name, value in attributes.items():
+            try:
+                known = self._known[name]
+            except KeyError:
+                asked = self._names is None or name in self._names
+                known = self._known[name] = {} if asked and comparable(name) else None
+            if known is None:
+                continue
+            if isinstance(value, list):
+                codes = {self._code(name, known, part) for part in _parts(value)}
+                codes.discard(NOTHING)
+                self.codes.extend(codes)
+                self.rows.extend([self.count] * len(codes))
+            elif (code := self._code(name, known, value)) != NOTHING:
+                self.codes.append(code)
+                self.rows.append(self.count)
+        self.count += 1
+
+    def _code(self, name: str, known: dict[type, dict[Any, int]], value: Any) -> int:  # noqa: ANN401
+        try:
+            return known[type(value)][value]
+        except KeyError:
+            pass
+        if is_missing(value):
+            return NOTHING
+        plain = _plain(value)
+        codes = known.setdefault(type(plain), {})
+        if plain not in codes:
+            codes[plain] = len(self.keys)
+            self.keys.append(_prefix(name) + _coded(plain))
+        if type(value) is int:  # one look-up the next time
+            known.setdefault(int, {})[value] = codes[plain]
+        return codes[plain]
+
+
 class Columns:
     """Which of n items have which values of which attributes; never changed.
 
@@ -159,28 +225,17 @@ class Columns:
         Args:
             names: of the attributes to know; None is all.
         """
-        codes: dict[bytes, int] = {}
-        found, rows = array("i"), array("i")
-        prefixes: dict[str, bytes] = {}
-        count = 0
+        gathered = _Gathered(names)
         for each in attributes:
-            for name, value in each.items():
-                if names is not None and name not in names:
-                    continue
-                if name not in prefixes:
-                    prefixes[name] = _prefix(name) if comparable(name) else b""
-                if prefix := prefixes[name]:
-                    for key in {prefix + _coded(part) for part in _members(value)}:
-                        found.append(codes.setdefault(key, len(codes)))
-                        rows.append(count)
-            count += 1
-        keys = sorted(codes)
-        places = np.empty(len(keys), np.int64)
-        places[np.fromiter((codes[key] for key in keys), np.int64, len(keys))] = np.arange(
-            len(keys)
-        )
+            gathered.add(each)
+        order = sorted(range(len(gathered.keys)), key=gathered.keys.__getitem__)
+        places = np.empty(len(order), np.int64)
+        places[np.array(order, np.int64)] = np.arange(len(order))
         return cls._sorted(
-            count, Keys.of(keys), places[np.array(found, np.int64)], np.array(rows, np.int32)
+            gathered.count,
+            Keys.of([gathered.keys[code] for code in order]),
+            places[np.array(gathered.codes, np.int64)],
+            np.array(gathered.rows, np.int32),
         )
 
     @classmethod
@@ -194,13 +249,24 @@ class Columns:
             rows[np.argsort(places, kind="stable")],
         )
 
+    @classmethod
+    def of_arrays(cls, count: int, arrays: Mapping[str, NDArray[Any]]) -> "Columns":
+        """The columns of as many items of which `arrays` are."""
+        keys = Keys(arrays["keys"].tobytes(), arrays["ends"])
+        return cls(count, keys, arrays["starts"], arrays["rows"])
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that they are, to be kept on a disk: much faster to read than to make anew."""
+        return {**self._keys.arrays, "starts": self._starts, "rows": self._rows}
+
     def __len__(self) -> int:
         return self._count
 
     @property
     def nbytes(self) -> int:
         """What they take in memory, without the masks that are kept."""
-        return self._keys.nbytes + self._starts.nbytes + self._rows.nbytes
+        return sum(each.nbytes for each in self.arrays.values())
 
     def has(self, name: str) -> bool:
         """Whether an item has any value of an attribute."""

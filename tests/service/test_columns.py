@@ -144,6 +144,16 @@ def test_only_the_names_that_are_asked_for_are_kept() -> None:
     assert joined.mask(read({"attribute": "later", "eq": True})).tolist() == [False, False, True]
 
 
+def test_columns_can_be_kept_as_arrays() -> None:
+    items: list[dict[str, Any]] = [{"a": ["x", 1, True]}, {}, {"é": -2.5}]
+    arrays = {name: each.copy() for name, each in Columns.of(items).arrays.items()}
+
+    read_again = Columns.of_arrays(3, arrays)
+
+    for told in ({"attribute": "a", "eq": "x"}, {"attribute": "é", "lt": 0}):
+        agree(read_again, items, told)
+
+
 def test_a_name_that_is_too_long_is_left_out() -> None:
     assert not Columns.of([{"a" * 257: 1}]).has("a" * 256)
 
