@@ -12,20 +12,37 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.item import is_missing
-from service.filters import MAX_BYTES, And, AnyOf, Bound, Exists, Filter, Not, Or, Range, Value
+from service.filters import (
+    MAX_BYTES,
+    And,
+    AnyOf,
+    Bound,
+    Exists,
+    Filter,
+    Kind,
+    Not,
+    Or,
+    Range,
+    Value,
+)
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int32]
 
 KEPT = 8  # masks of the latest filters
-KINDS = {"boolean": b"\x01", "number": b"\x02", "string": b"\x03"}
 TEXT = b"\x04"  # a string that is too long to be compared: it only exists
+KINDS: Mapping[Kind | Literal["text"], bytes] = {
+    "boolean": b"\x01",
+    "number": b"\x02",
+    "string": b"\x03",
+    "text": TEXT,
+}
 NO_KIND, END = b"\x00", b"\x05"  # before and after all kinds
 SIGN = 1 << 63
 NOTHING = -1  # the code of what says nothing
@@ -268,10 +285,14 @@ class Columns:
         """What they take in memory, without the masks that are kept."""
         return sum(each.nbytes for each in self.arrays.values())
 
-    def has(self, name: str) -> bool:
-        """Whether an item has any value of an attribute."""
-        start, stop = self._span(Exists(name))
-        return start < stop
+    def kinds(self, name: str) -> set[Kind | Literal["text"]]:
+        """Of which kinds items have values of an attribute; `text` is a string not compared."""
+        prefix = _prefix(name)
+        spans = {
+            kind: self._keys.span(prefix + code, prefix + _after(code))
+            for kind, code in KINDS.items()
+        }
+        return {kind for kind, (start, stop) in spans.items() if start < stop}
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "Columns":
         """The columns of some of the items, each once, in this order."""
@@ -349,15 +370,18 @@ class Columns:
             return self._keys.span(prefix + NO_KIND, prefix + END)
         kind = KINDS[matching.kind]
         low = prefix + (_edge(matching.low, after=False) if matching.low else kind)
-        high = prefix + (
-            _edge(matching.high, after=True) if matching.high else bytes([kind[0] + 1])
-        )
+        high = prefix + (_edge(matching.high, after=True) if matching.high else _after(kind))
         return self._keys.span(low, max(low, high))
 
 
 def comparable(name: str) -> bool:
     """Whether an attribute's name is short enough to be filtered by."""
     return len(name.encode()) <= MAX_BYTES
+
+
+def _after(kind: bytes) -> bytes:
+    """The kind that comes after one."""
+    return bytes([kind[0] + 1])
 
 
 def _next(key: bytes) -> bytes:

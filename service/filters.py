@@ -11,9 +11,9 @@ What says nothing (null, blank text) is no value. `not` takes all other items, t
 attribute, too.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from service.errors import Invalid, shown
 
@@ -26,6 +26,12 @@ MAX_NESTING = 8  # of and, or, not
 MAX_CONDITIONS = 64
 MAX_VALUES = 1000  # of all `in` together; each is looked up
 MAX_BYTES = 256  # of a name or a string that is compared; a longer one is text
+NAMES = {
+    "boolean": "booleans",
+    "number": "numbers",
+    "string": "strings",
+    "text": f"strings of more than {MAX_BYTES} bytes, which are not compared,",
+}
 
 
 class Value(NamedTuple):
@@ -92,24 +98,34 @@ class Not:
 Filter = AnyOf | Range | Exists | And | Or | Not
 
 
-def parse(told: object, refusal: Callable[[str], str | None], where: str = "filter") -> Filter:
+class Attributes(Protocol):
+    """What may be filtered by."""
+
+    def refusal(self, name: str) -> str | None:
+        """Why nothing may be filtered by an attribute; None if it may."""
+
+    def kinds(self, name: str) -> Collection[Kind | Literal["text"]]:
+        """Of which kinds items have values of an attribute; `text` is a string not compared."""
+
+
+def parse(told: object, attributes: Attributes, where: str = "filter") -> Filter:
     """The filter in decoded JSON.
 
     Args:
-        refusal: of an attribute's name, why nothing may be filtered by it; None if it may.
         where: what the filter is called in errors, the beginning of their path.
 
     Raises:
-        Invalid: it is none, or larger than a filter may be; names the path and the value.
+        Invalid: it is none, or larger than a filter may be, or asks for a number where items
+            have only strings or the like; names the path and the value.
     """
-    return _Reading(refusal).read(told, where, 1)
+    return _Reading(attributes).read(told, where, 1)
 
 
 class _Reading:
     """One filter while it is read, with what it has cost so far."""
 
-    def __init__(self, refusal: Callable[[str], str | None]) -> None:
-        self._refusal = refusal
+    def __init__(self, attributes: Attributes) -> None:
+        self._attributes = attributes
         self._conditions = 0
         self._values = 0
 
@@ -142,7 +158,7 @@ class _Reading:
         attribute = told["attribute"]
         if not isinstance(attribute, str):
             raise Invalid.field(f"{path}.attribute", "must be an attribute's name", attribute)
-        if reason := self._refusal(attribute):
+        if reason := self._attributes.refusal(attribute):
             raise Invalid.field(f"{path}.attribute", reason, attribute)
         asked = {name: value for name, value in told.items() if name != "attribute"}
         for name in asked:
@@ -159,11 +175,26 @@ class _Reading:
                 if not isinstance(value, bool):
                     raise Invalid.field(at, "must be true or false", value)
                 return Exists(attribute) if value else Not(Exists(attribute))
-            if name == "eq":
-                return AnyOf(attribute, frozenset([_value(value, at)]))
-            if name == "in":
-                return AnyOf(attribute, self._listed(value, at))
-        return _range(attribute, asked, path)
+            if name in {"eq", "in"}:
+                listed = name == "in"
+                values = self._listed(value, at) if listed else frozenset([_value(value, at)])
+                self._require_kind(attribute, {each.kind for each in values}, at, value)
+                return AnyOf(attribute, values)
+        found = _range(attribute, asked, path)
+        ((name, value), *_) = asked.items()
+        self._require_kind(attribute, {found.kind}, f"{path}.{name}", value)
+        return found
+
+    def _require_kind(
+        self, attribute: str, asked: Collection[Kind], path: str, told: object
+    ) -> None:
+        """Refuse what cannot match, since years are strings here and a number was sent."""
+        there = self._attributes.kinds(attribute)
+        if asked and there and not set(asked) & set(there):
+            have = " and ".join(NAMES[kind] for kind in sorted(there))
+            raise Invalid.field(
+                path, f"asks for {NAMES[min(asked)]}, and items have {have} there", told
+            )
 
     def _listed(self, told: object, path: str) -> frozenset[Value]:
         if not isinstance(told, list):

@@ -8,13 +8,14 @@ shares all it can; readers keep theirs. Shapes: n items of a block, W = a view's
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from service.columns import Columns
-from service.filters import Filter
+from service.filters import Filter, Kind
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -206,9 +207,9 @@ class Snapshot:
             mask[start:] &= self.recent.columns.mask(matching)
         return mask
 
-    def has_attribute(self, name: str) -> bool:
-        """Whether an item has any value of an attribute that may be filtered by, or had lately."""
-        return self.main.columns.has(name) or self.recent.columns.has(name)
+    def kinds(self, name: str) -> set[Kind | Literal["text"]]:
+        """Of which kinds items have values of an attribute, or had lately; see Columns.kinds."""
+        return self.main.columns.kinds(name) | self.recent.columns.kinds(name)
 
     def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:
         """Vectors and presence of the items at some places, as models.scorer takes them."""

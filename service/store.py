@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from models.item import Item
 from service import progress as imports
 from service.columns import Columns, comparable
 from service.errors import PreconditionFailed, StorageFull
-from service.filters import Filter, parse
+from service.filters import Filter, Kind, parse
 from service.index import Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
 from service.opening import damaged, prepare, read_columns, read_vectors, take
@@ -68,6 +68,33 @@ class _State(NamedTuple):
     snapshot: Snapshot
     changes: int
     kinds: Mapping[tuple[str, str], int]
+
+
+class _Filterable(NamedTuple):
+    """What may be filtered by at one moment; as filters.Attributes."""
+
+    state: _State
+    declared: frozenset[str] | None
+
+    def refusal(self, name: str) -> str | None:
+        """Why nothing may be filtered by an attribute; None if it may."""
+        if not comparable(name):
+            return "is too long a name to filter by"
+        if self.declared is None:
+            if self.kinds(name):
+                return None
+            reason, names = "no item has this attribute", {each for each, _ in self.state.kinds}
+        elif name in self.declared:
+            return None
+        else:
+            reason, names = "cannot be filtered by", set(self.declared)
+        listed = ", ".join(json.dumps(each) for each in sorted(names)[:MOST_NAMES])
+        more = " and others" * (len(names) > MOST_NAMES)
+        return f"{reason}; filters may name {listed or 'none'}{more}"
+
+    def kinds(self, name: str) -> Collection[Kind | Literal["text"]]:
+        """Of which kinds items have values of an attribute."""
+        return self.state.snapshot.kinds(name)
 
 
 class CatalogueStore:
@@ -224,23 +251,7 @@ class CatalogueStore:
         Raises:
             Invalid: it is none, or names an attribute that nothing can be filtered by.
         """
-        return None if told is None else parse(told, self._not_filterable)
-
-    def _not_filterable(self, name: str) -> str | None:
-        if not comparable(name):
-            return "is too long a name to filter by"
-        if self.filterable is None:
-            if self.snapshot.has_attribute(name):
-                return None
-            reason = "no item has this attribute"
-            names = {each for each, _ in self._state.kinds}
-        elif name in self.filterable:
-            return None
-        else:
-            reason, names = "cannot be filtered by", set(self.filterable)
-        listed = ", ".join(json.dumps(each) for each in sorted(names)[:MOST_NAMES])
-        more = " and others" * (len(names) > MOST_NAMES)
-        return f"{reason}; filters may name {listed or 'none'}{more}"
+        return None if told is None else parse(told, _Filterable(self._state, self.filterable))
 
     def put(
         self,

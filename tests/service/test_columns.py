@@ -8,6 +8,7 @@ from hypothesis import strategies as some
 
 from service.columns import KEPT, Columns
 from service.filters import And, AnyOf, Exists, Filter, Not, Or, Range, parse
+from tests.service.test_filters import Given
 
 NAMES = ["a", "b", "and", "ab"]
 # Few, so that filters meet them, and alike, so that kinds are told apart.
@@ -98,7 +99,7 @@ def matches(item: dict[str, Any], told: dict[str, Any]) -> bool:
 
 
 def read(told: object) -> Filter:
-    return parse(told, lambda name: None)
+    return parse(told, Given())
 
 
 def agree(columns: Columns, items: list[dict[str, Any]], told: dict[str, Any]) -> None:
@@ -139,7 +140,7 @@ def test_only_the_names_that_are_asked_for_are_kept() -> None:
     items = [{"a": 1, "b": 2}, {"b": 3}]
     columns = Columns.of(items, frozenset({"b", "later"}))
 
-    assert [columns.has(name) for name in ("a", "b", "later")] == [False, True, False]
+    assert [columns.kinds(name) for name in ("a", "b", "later")] == [set(), {"number"}, set()]
     joined = columns.joined(Columns.of([{"later": True}], frozenset({"b", "later"})))
     assert joined.mask(read({"attribute": "later", "eq": True})).tolist() == [False, False, True]
 
@@ -155,7 +156,17 @@ def test_columns_can_be_kept_as_arrays() -> None:
 
 
 def test_a_name_that_is_too_long_is_left_out() -> None:
-    assert not Columns.of([{"a" * 257: 1}]).has("a" * 256)
+    assert not Columns.of([{"a" * 257: 1}]).kinds("a" * 257)
+
+
+def test_columns_tell_the_kinds_of_an_attributes_values() -> None:
+    columns = Columns.of(
+        [{"a": [1, "x"], "b": True}, {"a": "x" * 257, "b": [], "ab": None}, {"a": 2.5}]
+    )
+
+    assert columns.kinds("a") == {"number", "string", "text"}
+    assert columns.kinds("b") == {"boolean"}
+    assert columns.kinds("ab") == columns.kinds("") == set()
 
 
 def test_a_mask_is_kept_and_cannot_be_written() -> None:

@@ -14,12 +14,14 @@ from hypothesis import strategies as some
 from models.bundle import Bundle
 from models.item import Item
 from service import index
+from service.filters import parse
 from service.rows import Entry
 from service.store import CatalogueStore
 from tests.service.catalogues import open_store
 from tests.service.conftest import Serve
 from tests.service.running import Client
 from tests.service.test_columns import attributes, filters, matches
+from tests.service.test_filters import Given
 
 # Of the tiny bundle's films 0 to 11, number n came out in 1950 + n.
 COMEDIES = {"1", "4", "5", "6", "7", "9"}
@@ -91,9 +93,26 @@ def test_nothing_that_matches_is_an_empty_answer(shared: Client) -> None:
     assert neighbours(shared, "1", nothing)["items"] == []
 
 
-def test_a_number_does_not_match_a_string(shared: Client) -> None:
-    assert found(searched(shared, filter={"attribute": "release_year", "gte": 1955})) == set()
-    assert found(searched(shared, filter=FROM_1955)) == {str(n) for n in range(5, 12)}
+def test_a_number_where_all_items_have_strings_is_refused_and_else_matches_numbers(
+    serve: Serve,
+) -> None:
+    client = serve()
+    body = {"history": ["1"], "filter": {"attribute": "release_year", "gte": 1955}}
+    refused = client.post("/recommend", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["errors"] == [
+        {
+            "field": "filter.gte",
+            "message": "asks for numbers, and items have strings there",
+            "value": "1955",
+        }
+    ]
+    assert found(searched(client, filter=FROM_1955)) == {str(n) for n in range(5, 12)}
+
+    client.put("/items/new", json={"attributes": {"title": "New", "release_year": 1999}})
+
+    assert ids(client.recommended(["1"], filter=body["filter"])) == ["new"]
+    assert found(searched(client, filter=FROM_1955)) == {str(n) for n in range(5, 12)}
 
 
 def test_filters_and_excluded_and_hidden_items_are_all_heeded(serve: Serve) -> None:
@@ -310,7 +329,7 @@ def test_whatever_changes_a_filter_takes_what_is_stored_and_matches(
                 store.close()
                 store = open_store(Path(folder), filterable=declared)
             for each in asked:
-                allowed = store.snapshot.allowed(np.empty(0, np.int64), store.filter_of(each))
+                allowed = store.snapshot.allowed(np.empty(0, np.int64), parse(each, Given()))
                 taken = [store.snapshot.item_id(at) for at in np.flatnonzero(allowed).tolist()]
                 assert sorted(taken) == sorted(
                     item_id

@@ -1,5 +1,9 @@
 """What a filter says, and what is none."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
 from service.columns import Columns
@@ -31,8 +35,22 @@ FILMS: dict[str, dict[str, object]] = {
 COLUMNS = Columns.of(FILMS.values())
 
 
+@dataclass
+class Given:
+    """Attributes that may be filtered by but for some, with values of some kinds."""
+
+    refused: str | None = None
+    there: Collection[Any] = ()
+
+    def refusal(self, name: str) -> str | None:
+        return "cannot be filtered by" if name == self.refused else None
+
+    def kinds(self, name: str) -> Collection[Any]:
+        return self.there
+
+
 def read(told: object) -> Filter:
-    return parse(told, lambda name: None)
+    return parse(told, Given())
 
 
 def matching(told: object) -> set[str]:
@@ -244,6 +262,33 @@ def test_an_attribute_that_is_not_filterable_is_refused_where_it_stands() -> Non
     told = {"and": [on("a", eq=1), {"not": on("b", eq=1)}]}
 
     with pytest.raises(Invalid) as refused:
-        parse(told, lambda name: "cannot be filtered by" if name == "b" else None)
+        parse(told, Given(refused="b"))
 
     assert refused.value.errors[0].field == "filter.and[1].not.attribute"
+
+
+@pytest.mark.parametrize(
+    ("there", "told", "field", "message"),
+    [
+        ({"string"}, on("a", gte=1), "filter.gte", "asks for numbers, and items have strings"),
+        ({"number"}, on("a", eq=True), "filter.eq", "asks for booleans, and items have numbers"),
+        ({"text"}, on("a", **{"in": ["x"]}), "filter.in", "more than 256 bytes, which are not"),
+        ({"number", "text"}, on("a", lt="x"), "filter.lt", "have numbers and strings of more"),
+    ],
+)
+def test_values_of_a_kind_that_no_item_has_while_they_have_others_are_refused(
+    there: set[str], told: object, field: str, message: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        parse(told, Given(there=there))
+
+    (error,) = refused.value.errors
+    assert error.field == field
+    assert message in error.message
+
+
+def test_one_kind_that_items_have_is_enough_and_where_nobody_has_any_all_may_be_asked_for() -> None:
+    for told in (on("a", **{"in": [1, "x"]}), on("a", **{"in": []}), on("a", exists=True)):
+        parse(told, Given(there={"string"}))
+    for told in (on("a", gt=1), on("a", eq="x")):
+        parse(told, Given(there=()))
