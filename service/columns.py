@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from service.filters import (
     Bound,
     Exists,
     Filter,
-    Kind,
+    HeldKind,
     Not,
     Or,
     Range,
@@ -37,7 +37,7 @@ Rows = NDArray[np.int32]
 
 KEPT = 8  # masks of the latest filters
 TEXT = b"\x04"  # a string that is too long to be compared: it only exists
-KINDS: Mapping[Kind | Literal["text"], bytes] = {
+KINDS: Mapping[HeldKind, bytes] = {
     "boolean": b"\x01",
     "number": b"\x02",
     "string": b"\x03",
@@ -285,8 +285,8 @@ class Columns:
         """What they take in memory, without the masks that are kept."""
         return sum(each.nbytes for each in self.arrays.values())
 
-    def kinds(self, name: str) -> set[Kind | Literal["text"]]:
-        """Of which kinds items have values of an attribute; `text` is a string not compared."""
+    def kinds(self, name: str) -> set[HeldKind]:
+        """Of which kinds items have values of an attribute."""
         prefix = _prefix(name)
         spans = {
             kind: self._keys.span(prefix + code, prefix + _after(code))

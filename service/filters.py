@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 from service.errors import Invalid, shown
 
 Kind = Literal["boolean", "number", "string"]
+HeldKind = Kind | Literal["text"]  # `text` is a string that is too long to be compared
 
 OPERATORS = ("eq", "in", "gt", "gte", "lt", "lte", "exists")
 LOWER, UPPER = ("gt", "gte"), ("lt", "lte")
@@ -26,7 +27,7 @@ MAX_NESTING = 8  # of and, or, not
 MAX_CONDITIONS = 64
 MAX_VALUES = 1000  # of all `in` together; each is looked up
 MAX_BYTES = 256  # of a name or a string that is compared; a longer one is text
-NAMES = {
+NAMES: Mapping[HeldKind, str] = {
     "boolean": "booleans",
     "number": "numbers",
     "string": "strings",
@@ -104,8 +105,8 @@ class Attributes(Protocol):
     def refusal(self, name: str) -> str | None:
         """Why nothing may be filtered by an attribute; None if it may."""
 
-    def kinds(self, name: str) -> Collection[Kind | Literal["text"]]:
-        """Of which kinds items have values of an attribute; `text` is a string not compared."""
+    def kinds(self, name: str) -> Collection[HeldKind]:
+        """Of which kinds items have values of an attribute."""
 
 
 def parse(told: object, attributes: Attributes, where: str = "filter") -> Filter:

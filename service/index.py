@@ -8,14 +8,13 @@ shares all it can; readers keep theirs. Shapes: n items of a block, W = a view's
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from service.columns import Columns
-from service.filters import Filter, Kind
+from service.filters import Filter, HeldKind
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -207,8 +206,8 @@ class Snapshot:
             mask[start:] &= self.recent.columns.mask(matching)
         return mask
 
-    def kinds(self, name: str) -> set[Kind | Literal["text"]]:
-        """Of which kinds items have values of an attribute, or had lately; see Columns.kinds."""
+    def kinds(self, name: str) -> set[HeldKind]:
+        """Of which kinds items have values of an attribute, or had lately."""
         return self.main.columns.kinds(name) | self.recent.columns.kinds(name)
 
     def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from models.item import Item
 from service import progress as imports
 from service.columns import Columns, comparable
 from service.errors import PreconditionFailed, StorageFull
-from service.filters import Filter, Kind, parse
+from service.filters import Filter, HeldKind, parse
 from service.index import Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
 from service.opening import damaged, prepare, read_columns, read_vectors, take
@@ -92,7 +92,7 @@ class _Filterable(NamedTuple):
         more = " and others" * (len(names) > MOST_NAMES)
         return f"{reason}; filters may name {listed or 'none'}{more}"
 
-    def kinds(self, name: str) -> Collection[Kind | Literal["text"]]:
+    def kinds(self, name: str) -> Collection[HeldKind]:
         """Of which kinds items have values of an attribute."""
         return self.state.snapshot.kinds(name)
 
@@ -316,10 +316,10 @@ class CatalogueStore:
                 outcome = writing.hide(item_id, hidden, condition)
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
+                rows = self._database.execute(SOME, [json.dumps([item_id])]).fetchall()
+            attributes = {row[0]: _stored(row).item.attributes for row in rows}
             views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
             shown = {} if views is None else {item_id: views}
-            rows = self._database.execute(SOME, [json.dumps(list(shown))])
-            attributes = {row[0]: _stored(row).item.attributes for row in rows}
             self._publish(writing, shown, (), {item_id} if hidden else (), attributes)
         return outcome
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from models.prompt import PromptTemplate
 from service import version
 from service.errors import NotReady, problems
+from service.filters import MAX_CONDITIONS, MAX_VALUES
 from service.serving import READY, Parts, Serving, parts_of, serving_of
 from service.store import Stats
 
@@ -39,6 +40,8 @@ class Limits(BaseModel):
     max_history: int = Field(1000, description="ids of one /recommend")
     max_k: int = 500
     max_exclude: int = 10_000
+    max_filter_conditions: int = MAX_CONDITIONS
+    max_filter_values: int = Field(MAX_VALUES, description="of all `in` of a filter")
     max_body_bytes: int
     max_tokens: int = Field(description="of one item's text that the LLM reads", examples=[512])
     request_timeout_s: float
