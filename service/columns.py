@@ -326,6 +326,14 @@ class Columns:
         rows = np.concatenate([self._rows, other._rows + np.int32(self._count)])
         return Columns._sorted(self._count + other._count, keys, places, rows)
 
+    @classmethod
+    def joining(cls, pieces: Sequence["Columns"]) -> "Columns":
+        """The columns of the items of all pieces."""
+        whole = cls.of(())
+        for piece in reversed(pieces):  # the small ones first
+            whole = piece.joined(whole)
+        return whole
+
     def mask(self, matching: Filter) -> Mask:
         """(n,) which items match; read-only, and kept for when it is asked for again."""
         with self._lock:
@@ -372,6 +380,20 @@ class Columns:
         low = prefix + (_edge(matching.low, after=False) if matching.low else kind)
         high = prefix + (_edge(matching.high, after=True) if matching.high else _after(kind))
         return self._keys.span(low, max(low, high))
+
+
+def appended(pieces: Sequence[Columns], more: Columns) -> tuple[Columns, ...]:
+    """Pieces and one more behind; each is at least twice as long as the next.
+
+    So they stay few, an item is joined to others a few times in all, and the masks of those that
+    are long stay good while items come.
+    """
+    if not len(more):
+        return tuple(pieces)
+    *before, last = (*pieces, more)
+    while before and len(before[-1]) < 2 * len(last):
+        last = before.pop().joined(last)
+    return (*before, last)
 
 
 def comparable(name: str) -> bool:

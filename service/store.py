@@ -12,16 +12,19 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.item import Item
+from service import generations
 from service import progress as imports
 from service.columns import Columns, comparable
 from service.errors import PreconditionFailed, StorageFull
 from service.filters import Filter, HeldKind, parse
-from service.index import Snapshot
+from service.generations import Of
+from service.index import Rebuilt, Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
-from service.opening import damaged, prepare, read_columns, read_vectors, take
+from service.opening import damaged, prepare, read_snapshot, take
 from service.progress import Progress
 from service.rows import Entry, Floats, Outcome, Stored, Writing
 from service.schema import FILE, CatalogueError, is_full, transaction
+from service.upkeep import Upkeep
 from service.versions import ALWAYS, Condition
 
 if TYPE_CHECKING:
@@ -74,7 +77,7 @@ class _Filterable(NamedTuple):
     """What may be filtered by at one moment; as filters.Attributes."""
 
     state: _State
-    declared: frozenset[str] | None
+    declared: Collection[str] | None
 
     def refusal(self, name: str) -> str | None:
         """Why nothing may be filtered by an attribute; None if it may."""
@@ -114,17 +117,17 @@ class CatalogueStore:
         database: sqlite3.Connection,
         path: Path,
         lock: IO[bytes],
-        widths: Mapping[str, int],
+        of: Of,
         llm_dim: int,
         snapshot: Snapshot,
-        filterable: frozenset[str] | None,
+        kept: int,
     ) -> None:
         self._database = database
         self._path = path
         self._lock_file = lock
-        self._widths = dict(widths)
+        self._widths = dict(of.widths)
         self._llm_dim = llm_dim
-        self.filterable = filterable
+        self.filterable = of.filterable
         self._lock = threading.Lock()
         meta = dict(database.execute("SELECT key, value FROM meta"))
         self._catalogue_id: str = meta["catalogue_id"]
@@ -132,6 +135,12 @@ class CatalogueStore:
         # Of one moment: replaced as a whole, and read without the lock.
         self._state = _State(
             snapshot, int(meta["changes"]), {(name, kind): items for name, kind, items in kinds}
+        )
+        self._upkeep = Upkeep(
+            lambda: self._state.snapshot,
+            self._lay_over,
+            lambda main: generations.write(path.parent, main, of),
+            kept,
         )
 
     @property
@@ -141,12 +150,18 @@ class CatalogueStore:
 
     @classmethod
     def open(
-        cls, folder: Path, bundle: "Bundle", filterable: frozenset[str] | None = None
+        cls,
+        folder: Path,
+        bundle: "Bundle",
+        filterable: Collection[str] | None = None,
+        *,
+        quantised: bool = False,
     ) -> "CatalogueStore":
         """The store in a folder; a new one is seeded with the bundle's items, once and whole.
 
         Args:
             filterable: the attributes that filters may name; None is all that items have.
+            quantised: see service.vectors.vectors_of.
 
         Raises:
             CatalogueError: another process has it open, or it belongs to another bundle or a
@@ -159,11 +174,13 @@ class CatalogueStore:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             widths = {name: view.width for name, view in bundle.views.items()}
             prepare(database, path, bundle)
-            items, hidden = read_vectors(database, path, widths)
-            columns = read_columns(database, path, filterable)
-            snapshot = Snapshot.of(items, widths, hidden, columns)
-            dim = bundle.manifest.llm_dim
-            return cls(database, path, lock, widths, dim, snapshot, filterable)
+            (name,) = database.execute(
+                "SELECT value FROM meta WHERE key = 'catalogue_id'"
+            ).fetchone()
+            names = None if filterable is None else sorted(filterable)
+            of = Of(name, bundle.bundle_hash, quantised, widths, names)
+            snapshot, kept = read_snapshot(database, path, of)
+            return cls(database, path, lock, of, bundle.manifest.llm_dim, snapshot, kept)
         except StorageFull:
             _close(database, lock)
             raise CatalogueError(f"there is no room on the disk for {path}") from None
@@ -178,6 +195,7 @@ class CatalogueStore:
 
     def close(self) -> None:
         """Let the folder go; the store is not to be used any more."""
+        self._upkeep.close()
         with self._lock:
             _close(self._database, self._lock_file)
 
@@ -282,6 +300,7 @@ class CatalogueStore:
         upserts: dict[str, Mapping[str, Floats]] = {}
         attributes: dict[str, Mapping[str, Any]] = {}
         hidden: set[str] = set()
+        versions: dict[str, int] = {}
         with self._lock:
             with self._writing() as writing:
                 for entry, condition in zip(
@@ -295,10 +314,12 @@ class CatalogueStore:
                     if outcome.changed:
                         upserts[item_id] = entry.views
                         attributes[item_id] = entry.item.attributes
+                        versions[item_id] = outcome.version or 0
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
-            self._publish(writing, upserts, (), hidden, attributes)
+            self._publish(writing, upserts, (), hidden, versions, attributes)
+        self._upkeep.look()
         return outcomes
 
     def hide(self, item_id: str, hidden: bool, condition: Condition = ALWAYS) -> Outcome:
@@ -320,7 +341,10 @@ class CatalogueStore:
             attributes = {row[0]: _stored(row).item.attributes for row in rows}
             views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
             shown = {} if views is None else {item_id: views}
-            self._publish(writing, shown, (), {item_id} if hidden else (), attributes)
+            versions = {item_id: outcome.version or 0}
+            hiding = {item_id} if hidden else ()
+            self._publish(writing, shown, (), hiding, versions, attributes)
+        self._upkeep.look()
         return outcome
 
     def delete(self, item_id: str, condition: Condition = ALWAYS) -> bool:
@@ -338,6 +362,7 @@ class CatalogueStore:
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
             self._publish(writing, {}, [item_id])
+        self._upkeep.look()
         return True
 
     def progress(self, import_id: str) -> Progress | None:
@@ -377,18 +402,28 @@ class CatalogueStore:
         upserts: Mapping[str, Mapping[str, Floats]],
         deletes: Sequence[str],
         hidden: Collection[str] = (),
+        versions: Mapping[str, int] | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Have the snapshot say what was written; `attributes` are of all upserts."""
+        """Have the snapshot say what was written; `versions` and `attributes` are of upserts."""
         snapshot, _, kinds = self._state
         if upserts or deletes:
             told = attributes or {}
             columns = Columns.of((told[each] for each in upserts), self.filterable)
-            snapshot = snapshot.with_changes(upserts, deletes, self._widths, hidden, columns)
+            snapshot = snapshot.with_changes(upserts, deletes, hidden, versions, columns)
         counts = Counter(kinds)
         counts.update(writing.kinds)
         kinds = {each: items for each, items in counts.items() if items}
         self._state = _State(snapshot, writing.changes, kinds)
+
+    def _lay_over(self, rebuilt: Rebuilt) -> None:
+        """Go on with a new main block."""
+        with self._lock:
+            self._state = self._state._replace(snapshot=self._state.snapshot.on(rebuilt))
+
+    def settle(self) -> None:
+        """Wait until the index is in the shape that it is to have after the changes so far."""
+        self._upkeep.settle()
 
     def _check(self, entry: Entry) -> None:
         vectors = dict(entry.views)

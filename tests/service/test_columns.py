@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from service.columns import KEPT, Columns
+from service.columns import KEPT, Columns, appended
 from service.filters import And, AnyOf, Exists, Filter, Not, Or, Range, parse
 from tests.service.test_filters import Given
 
@@ -143,6 +143,19 @@ def test_only_the_names_that_are_asked_for_are_kept() -> None:
     assert [columns.kinds(name) for name in ("a", "b", "later")] == [set(), {"number"}, set()]
     joined = columns.joined(Columns.of([{"later": True}], frozenset({"b", "later"})))
     assert joined.mask(read({"attribute": "later", "eq": True})).tolist() == [False, False, True]
+
+
+def test_pieces_stay_few_and_are_the_same_items() -> None:
+    pieces: tuple[Columns, ...] = ()
+    for number in range(100):
+        pieces = appended(pieces, Columns.of([{"n": number}] if number % 3 else []))
+
+    assert [len(piece) for piece in pieces] == [64, 2]
+    told = read({"attribute": "n", "gt": 50})
+    expected = [number > 50 for number in range(100) if number % 3]
+    assert np.concatenate([piece.mask(told) for piece in pieces]).tolist() == expected
+    assert Columns.joining(pieces).mask(told).tolist() == expected
+    assert len(Columns.joining(())) == 0
 
 
 def test_columns_can_be_kept_as_arrays() -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as some
 
 from models.bundle import Bundle
 from models.item import Item
-from service import index
+from service import index, opening, upkeep, vectors
 from service.filters import parse
 from service.rows import Entry
 from service.store import CatalogueStore
-from tests.service.catalogues import open_store
+from tests.service.catalogues import an_entry, open_store
 from tests.service.conftest import Serve
 from tests.service.running import Client
 from tests.service.test_columns import attributes, filters, matches
@@ -166,13 +166,16 @@ def test_a_filter_sees_the_same_after_a_restart(serve: Serve, tiny_bundle: Path)
     again.close()
 
 
-@pytest.mark.parametrize(("compared", "merge_at"), [(20_000, 1000), (0, 50)])
+@pytest.mark.parametrize("searched_by", ["comparing", "faiss", "clusters"])
 def test_k_that_match_come_from_a_large_catalogue_too(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, compared: int, merge_at: int
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, searched_by: str
 ) -> None:
-    """As if 312 items were many: candidates of each view, by comparing all or by FAISS."""
-    monkeypatch.setattr(index, "COMPARE_ALL", compared)
-    monkeypatch.setattr(index, "MERGE_AT", merge_at)
+    """As if 312 items were many: candidates of each view, and those scored."""
+    if searched_by != "comparing":
+        monkeypatch.setattr(index, "COMPARE_ALL", 0)
+        monkeypatch.setattr(index, "MERGE_AT", 50)
+    if searched_by == "clusters":
+        monkeypatch.setattr(vectors, "CLUSTER_FROM", 200)
     monkeypatch.setattr("service.recommender.CANDIDATES", 5)
     monkeypatch.setattr("service.recommender.CANDIDATES_PER_K", 1)
     client = serve(max_items=300)
@@ -181,6 +184,7 @@ def test_k_that_match_come_from_a_large_catalogue_too(
         for n in range(300)
     ]
     assert client.post("/items:batch", json={"items": items}).json()["failed"] == 0
+    client.parts.store.settle()
     client.parts.recommender._score_all = 0
     rare = {"attribute": "rare", "eq": True}
 
@@ -277,6 +281,42 @@ def test_a_name_that_is_too_long_is_refused(shared: Client) -> None:
     assert "too long a name" in answer.json()["detail"]
 
 
+def test_a_start_from_the_index_on_disk_filters_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(upkeep, "KEEP_FROM", 10)
+    monkeypatch.setattr(opening, "KEEP_FROM", 10)
+    monkeypatch.setattr(index, "MERGE_AT", 5)
+    caplog.set_level("INFO")
+    a_ran = {"attribute": "title", "eq": "Ran"}
+
+    def matching(store: CatalogueStore) -> set[str]:
+        told = store.filter_of(a_ran)
+        allowed = store.snapshot.allowed(np.empty(0, np.int64), told)
+        return {store.snapshot.item_id(at) for at in np.flatnonzero(allowed).tolist()}
+
+    store = open_store(tmp_path)
+    store.put([an_entry(f"i{n}", "Ran" if n % 2 else "Kagemusha") for n in range(30)])
+    store.settle()
+    store.put([an_entry("i1", "Kagemusha"), an_entry("i2", "Ran"), an_entry("new", "Ran")])
+    store.delete("i3")
+    before = matching(store)
+    store.close()
+    caplog.clear()
+
+    again = open_store(tmp_path)
+    assert "anew" not in caplog.text
+    assert matching(again) == before
+    assert {"i2", "new"} <= before
+    assert not {"i1", "i3"} & before
+    again.close()
+
+    fewer = open_store(tmp_path, filterable=frozenset({"title"}))  # other columns, another index
+    assert "is not used" in caplog.text
+    assert matching(fewer) == before
+    fewer.close()
+
+
 def sayable(told: dict[str, Any]) -> dict[str, Any]:
     """Attributes of which at least one says something, as every item needs."""
     return {**told, "title": "Ran"}
@@ -289,12 +329,12 @@ puts = some.tuples(
 )
 hides = some.tuples(some.just("hide"), some.tuples(names, some.booleans()))
 deletes = some.tuples(some.just("delete"), names)
-again = some.tuples(some.just("open again"), some.none())
+others = some.tuples(some.sampled_from(["settle", "open again"]), some.none())
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    some.lists(some.one_of(puts, hides, deletes, puts, again), max_size=8),
+    some.lists(some.one_of(puts, hides, deletes, puts, others), max_size=8),
     some.lists(filters, min_size=1, max_size=3),
     some.sampled_from([1, 2, 1000]),
 )
@@ -308,6 +348,8 @@ def test_whatever_changes_a_filter_takes_what_is_stored_and_matches(
     declared = frozenset({"a", "b", "and", "ab", "title"})
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(index, "MERGE_AT", merge_at)
+        patch.setattr(upkeep, "KEEP_FROM", 3)  # generations on disk, too
+        patch.setattr(opening, "KEEP_FROM", 3)
         store = open_store(Path(folder), filterable=declared)
         for step, told in steps:
             if step == "put":
@@ -325,6 +367,8 @@ def test_whatever_changes_a_filter_takes_what_is_stored_and_matches(
             elif step == "delete":
                 store.delete(told)
                 held.pop(told, None)
+            elif step == "settle":
+                store.settle()
             else:
                 store.close()
                 store = open_store(Path(folder), filterable=declared)
