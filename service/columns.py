@@ -232,6 +232,7 @@ class Columns:
         self._rows = rows
         self._masks: OrderedDict[Filter, Mask] = OrderedDict()
         self._lock = Lock()
+        self._kinds: dict[str, frozenset[HeldKind]] = {}
 
     @classmethod
     def of(
@@ -285,14 +286,21 @@ class Columns:
         """What they take in memory, without the masks that are kept."""
         return sum(each.nbytes for each in self.arrays.values())
 
-    def kinds(self, name: str) -> set[HeldKind]:
+    def kinds(self, name: str) -> frozenset[HeldKind]:
         """Of which kinds items have values of an attribute."""
-        prefix = _prefix(name)
-        spans = {
-            kind: self._keys.span(prefix + code, prefix + _after(code))
-            for kind, code in KINDS.items()
-        }
-        return {kind for kind, (start, stop) in spans.items() if start < stop}
+        if name not in self._kinds:
+            prefix = _prefix(name)
+            first = bisect_left(self._keys, prefix)
+            if first == len(self._keys) or not self._keys[first].startswith(prefix):
+                return frozenset()  # not kept: there is no end of such names
+            spans = {
+                kind: self._keys.span(prefix + code, prefix + _after(code))
+                for kind, code in KINDS.items()
+            }
+            self._kinds[name] = frozenset(
+                kind for kind, (start, stop) in spans.items() if start < stop
+            )
+        return self._kinds[name]
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "Columns":
         """The columns of some of the items, each once, in this order."""

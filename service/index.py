@@ -325,10 +325,10 @@ class Snapshot:
                 start += len(columns)
         return mask
 
-    def kinds(self, name: str) -> set[HeldKind]:
+    def kinds(self, name: str) -> frozenset[HeldKind]:
         """Of which kinds items have values of an attribute, or had lately."""
-        every = (self.main.columns, *self._columns)
-        return set().union(*(columns.kinds(name) for columns in every))
+        found = self.main.columns.kinds(name)
+        return found.union(*(columns.kinds(name) for columns in self._columns))
 
     def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:
         """Vectors and presence of the items at some places, as models.scorer takes them."""
