@@ -137,7 +137,10 @@ class Serving:
             parity = check_encoder(bundle)
             self._enter("opening the catalogue")
             store = CatalogueStore.open(
-                settings.catalogue_dir, bundle, quantised=settings.index_dtype == "int8"
+                settings.catalogue_dir,
+                bundle,
+                settings.filterable_names,
+                quantised=settings.index_dtype == "int8",
             )
             self._parts = self._assemble(bundle, store, parity)
             self.metrics.loaded(bundle.bundle_hash, bundle.encoder_hash)
