@@ -26,7 +26,7 @@ test: extras := service,training,test
 test: ## install, then run the tests; they are offline
 	$(install)
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m cluster
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring"
 
 check: extras := service,training,test,dev
 check: ## install, then lint, check the format and the types, look for what is not safe
