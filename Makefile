@@ -33,7 +33,7 @@ check: ## install, then lint, check the format and the types, look for what is n
 	$(install)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
-	$(python) -m mypy --strict models training service
+	$(python) -m mypy --strict models training service examples
 	$(python) -m bandit -q -r -c pyproject.toml --severity-level medium models training service scripts
 	$(python) scripts/audit.py
 
