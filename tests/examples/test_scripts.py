@@ -14,9 +14,11 @@ import pytest
 from tests.service.running import ROOT, Client
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    name: str, *arguments: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, f"examples/{name}", *arguments],
+        [python, f"examples/{name}", *arguments],
         cwd=ROOT,
         env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
         capture_output=True,
@@ -133,8 +135,12 @@ def test_openais_client_says_how_alike_texts_are(shared: Client) -> None:
 
 
 def test_rectools_trains_on_exported_vectors(tmp_path: Path) -> None:
-    if find_spec("rectools") is None:
-        pytest.skip("no rectools; it wants numpy 1, so run this in an environment of its own")
+    # RecTools wants numpy 1 and so an environment of its own.
+    python = os.environ.get("RECTOOLS_PYTHON")
+    if python is None and find_spec("rectools") is None:
+        pytest.skip(
+            "no rectools; RECTOOLS_PYTHON may name the Python of an environment that has it"
+        )
     items, users = 30, 40
     random = np.random.default_rng(0)
     (tmp_path / "item_ids.json").write_text(json.dumps([f"i{n}" for n in range(items)]))
@@ -149,6 +155,7 @@ def test_rectools_trains_on_exported_vectors(tmp_path: Path) -> None:
     done = run(
         "rectools_sasrec.py",
         *(f"--vectors={tmp_path}", f"--interactions={file}", "--epochs=1"),
+        python=python or sys.executable,
     )
 
     assert done.returncode == 0, done.stderr
