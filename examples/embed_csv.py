@@ -18,6 +18,8 @@ import httpx
 import numpy as np
 from client import Client, NewItem, Problem
 
+AT_ONCE = 16  # a request has a deadline, and a small processor reads a few texts a second
+
 
 def read_items(path: Path, id_column: str, lists: Mapping[str, str]) -> Iterator[NewItem]:
     """The rows of a CSV as items; empty cells are no attributes.
@@ -55,8 +57,8 @@ def read_items(path: Path, id_column: str, lists: Mapping[str, str]) -> Iterator
 
 
 def embed(service: Client, items: Sequence[NewItem], view: str) -> Iterator[list[float]]:
-    """The vector of each item in one view, asked for as many at once as the service takes."""
-    at_once: int = service.info()["limits"]["max_items"]
+    """The vector of each item in one view, so few at once that each answer is in time."""
+    at_once = min(AT_ONCE, service.info()["limits"]["max_items"])
     for start in range(0, len(items), at_once):
         for each in service.embed(items[start : start + at_once], view):
             yield each["vectors"][view]

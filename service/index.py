@@ -235,7 +235,7 @@ class Snapshot:
     def shown_with(self, view: str) -> int:
         """How many of them have a view."""
         has = np.concatenate([self.main.present[view], self.recent.present[view]])
-        return int((self._shown & has).sum())
+        return int((self._may & has).sum())
 
     def __contains__(self, item_id: str) -> bool:
         return self.place(item_id) is not None
