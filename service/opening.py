@@ -4,14 +4,17 @@ import fcntl
 import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from service import beside
 from service.rows import Entry, Floats, Writing
 from service.schema import (
     ELSEWHERE,
+    FILE,
     LOCK,
     CatalogueError,
     create,
@@ -81,7 +84,7 @@ def prepare(database: sqlite3.Connection, path: Path, bundle: "Bundle") -> None:
         )
     if wrong := defect(database, "quick"):
         raise damaged(path, wrong)
-    migrate(database, schema)
+    migrate(database, schema, bundle.bundle_hash, bundle.encoder_hash)
 
 
 def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
@@ -89,13 +92,14 @@ def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
     tables = bundle.training_views()
     with transaction(database):
         create(database)
+        meta = {"bundle_hash": bundle.bundle_hash, "seeded": str(len(bundle.catalogue))}
+        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        beside.add(database, bundle.bundle_hash, bundle.encoder_hash)
         writing = Writing(database, 0)
         for row, item in enumerate(bundle.catalogue):
             views = {name: items[row] for name, (items, present) in tables.items() if present[row]}
             writing.insert(Entry(item, bundle.llm_vectors[row], views))
         writing.finish()
-        meta = {"bundle_hash": bundle.bundle_hash, "seeded": str(len(bundle.catalogue))}
-        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     log.info("seeded the catalogue with %d items of the bundle", len(bundle.catalogue))
 
 
@@ -103,6 +107,8 @@ def read_vectors(
     database: sqlite3.Connection, path: Path, widths: Mapping[str, int]
 ) -> tuple[dict[str, dict[str, Floats]], set[str]]:
     """Of each item, in the order in which they came, its views; and which of them are hidden.
+
+    Who has no view is hidden: there is nothing to rank it by.
 
     Raises:
         CatalogueError: a vector is not what its view has.
@@ -124,4 +130,22 @@ def read_vectors(
         if row not in ids or numbers.shape != (widths.get(view),) or not np.isfinite(numbers).all():
             raise damaged(path, f"a vector of view {view!r} of item {ids.get(row)!r}")
         items[ids[row]][view] = numbers
+    hidden.update(item_id for item_id, views in items.items() if not views)
     return items, hidden
+
+
+def active_hash(folder: Path) -> str | None:
+    """The hash of the bundle that a catalogue says is active; None where it says nothing.
+
+    Only looked at, by whoever has to know before the folder is opened; `prepare` makes sure.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=rw"  # the log's index may have to be made
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            found = database.execute("SELECT value FROM meta WHERE key = 'bundle_hash'").fetchone()
+    except sqlite3.Error:
+        return None
+    return found and str(found[0])

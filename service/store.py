@@ -13,7 +13,8 @@ import numpy as np
 
 from models.item import Item
 from service import progress as imports
-from service.errors import PreconditionFailed, StorageFull
+from service.beside import Known, seeing
+from service.errors import PreconditionFailed, StorageFull, Superseded
 from service.index import Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
 from service.opening import damaged, prepare, read_vectors, take
@@ -83,13 +84,17 @@ class CatalogueStore:
         widths: Mapping[str, int],
         llm_dim: int,
         snapshot: Snapshot,
+        lock_of: "CatalogueStore | None" = None,
     ) -> None:
         self._database = database
         self._path = path
         self._lock_file = lock
         self._widths = dict(widths)
         self._llm_dim = llm_dim
-        self._lock = threading.Lock()
+        # Of all stores of this database; its holder may write, and then be looked after by another.
+        self._lock = lock_of._lock if lock_of else threading.RLock()
+        self._superseded = False
+        self._gone: set[str] | None = None  # ids taken out, while somebody wants to know
         meta = dict(database.execute("SELECT key, value FROM meta"))
         self._catalogue_id: str = meta["catalogue_id"]
         kinds = database.execute("SELECT name, kind, items FROM attribute_kinds")
@@ -118,8 +123,7 @@ class CatalogueStore:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             widths = {name: view.width for name, view in bundle.views.items()}
             prepare(database, path, bundle)
-            items, hidden = read_vectors(database, path, widths)
-            snapshot = Snapshot.of(items, widths, hidden)
+            snapshot = _read(database, path, widths)
             return cls(database, path, lock, widths, bundle.manifest.llm_dim, snapshot)
         except StorageFull:
             _close(database, lock)
@@ -137,6 +141,69 @@ class CatalogueStore:
         """Let the folder go; the store is not to be used any more."""
         with self._lock:
             _close(self._database, self._lock_file)
+
+    @contextmanager
+    def locked(self) -> Iterator[sqlite3.Connection]:
+        """The database, while nobody else reads or writes it."""
+        with self._lock:
+            yield self._database
+
+    def taken_out(self) -> set[str]:
+        """Ids of items that were taken out since this was last asked; from the first time on."""
+        with self._lock:
+            gone, self._gone = self._gone, set()
+        return gone or set()
+
+    def beside(self, bundle: "Bundle", known: Known) -> tuple["CatalogueStore", Known]:
+        """The same catalogue in the vectors of another bundle, at one moment, and that moment.
+
+        What changes after it (`Known.position`, and `taken_out` of this store) is to be told to
+        the new store by `follow`, until one gives way to the other.
+
+        Raises:
+            CatalogueError: a stored vector is not what its view has.
+        """
+        widths = {name: view.width for name, view in bundle.views.items()}
+        self.taken_out()
+        with closing(seeing(self._path, known)) as database:
+            (position,) = database.execute(
+                "SELECT position FROM bundles WHERE bundle = ?", [known.number]
+            ).fetchone()
+            snapshot = _read(database, self._path, widths)
+        store = CatalogueStore(
+            *(self._database, self._path, self._lock_file, widths, bundle.manifest.llm_dim),
+            snapshot,
+            lock_of=self,
+        )
+        return store, known._replace(position=position)
+
+    def follow(
+        self,
+        upserts: Mapping[str, Mapping[str, Floats]],
+        deletes: Collection[str],
+        hidden: Collection[str],
+    ) -> None:
+        """Have in the index what another store of the database has committed."""
+        with self._lock:
+            hidden = {*hidden, *_unseen(upserts)}
+            snapshot = self.snapshot.with_changes(upserts, list(deletes), self._widths, hidden)
+            self._state = self._state._replace(snapshot=snapshot)
+
+    def give_way(self, other: "CatalogueStore") -> None:
+        """Have another store of the database, which has followed all, take this one's place.
+
+        To be called with the database locked, and its active bundle changed. Who still holds this
+        one can read on, as of now; what it would write is refused with Superseded.
+        """
+        self._superseded, self._gone = True, None
+        other._state = self._state._replace(snapshot=other.snapshot)
+
+    def _require_current(self) -> None:
+        if self._superseded:
+            raise Superseded(
+                "another bundle has become active meanwhile; send the request again",
+                retry_after_s=1,
+            )
 
     def get(self, item_id: str) -> Stored | None:
         """The item of an id."""
@@ -276,6 +343,7 @@ class CatalogueStore:
             StorageFull: the disk is full.
         """
         with self._lock:
+            self._require_current()
             if item_id not in self.snapshot:
                 return False
             with self._writing() as writing:
@@ -283,6 +351,8 @@ class CatalogueStore:
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
             self._publish(writing, {}, [item_id])
+            if self._gone is not None:
+                self._gone.add(item_id)
         return True
 
     def progress(self, import_id: str) -> Progress | None:
@@ -310,7 +380,12 @@ class CatalogueStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Writing]:
-        """One transaction of changes; what it did is to be published after it."""
+        """One transaction of changes; what it did is to be published after it.
+
+        Raises:
+            Superseded: the vectors of this store's bundle are not served any more.
+        """
+        self._require_current()
         with transaction(self._database):
             writing = Writing(self._database, self._state.changes)
             yield writing
@@ -325,6 +400,7 @@ class CatalogueStore:
     ) -> None:
         snapshot, _, kinds = self._state
         if upserts or deletes:
+            hidden = {*hidden, *_unseen(upserts)}
             snapshot = snapshot.with_changes(upserts, deletes, self._widths, hidden)
         counts = Counter(kinds)
         counts.update(writing.kinds)
@@ -349,6 +425,17 @@ class CatalogueStore:
                 raise WrongVector(
                     f"item {entry.item.item_id!r}: the vector of view {view!r} is not finite"
                 )
+
+
+def _read(database: sqlite3.Connection, path: Path, widths: Mapping[str, int]) -> Snapshot:
+    """The index over the vectors that a connection sees."""
+    items, hidden = read_vectors(database, path, widths)
+    return Snapshot.of(items, widths, hidden)
+
+
+def _unseen(items: Mapping[str, Mapping[str, Floats]]) -> list[str]:
+    """Who has no view, and so nothing to be ranked by."""
+    return [item_id for item_id, views in items.items() if not views]
 
 
 def _close(database: sqlite3.Connection | None, lock: IO[bytes]) -> None:
