@@ -12,11 +12,7 @@ from typing import NamedTuple
 
 AT_ONCE = 1000  # rows whose vectors are dropped in one transaction; others write in between
 PREVIOUS = "previous_bundle"
-ONE = "SELECT bundle, encoder, hash, encoder_hash, position FROM bundles "
-MISSING = (
-    "FROM items WHERE NOT EXISTS "
-    "(SELECT 1 FROM item_vectors WHERE bundle = ? AND item_vectors.row = items.row)"
-)
+ONE = "SELECT bundle, encoder, hash, encoder_hash, position FROM bundles WHERE hash = ?"
 
 
 class Known(NamedTuple):
@@ -68,17 +64,16 @@ def active(database: sqlite3.Connection) -> Known:
     Raises:
         KeyError: the database does not say.
     """
-    found = database.execute(
-        ONE + "WHERE hash = (SELECT value FROM meta WHERE key = 'bundle_hash')"
-    ).fetchone()
+    told = database.execute("SELECT value FROM meta WHERE key = 'bundle_hash'").fetchone()
+    found = find(database, told[0]) if told else None
     if found is None:
         raise KeyError("no active bundle")
-    return Known(*found)
+    return found
 
 
 def find(database: sqlite3.Connection, bundle_hash: str) -> Known | None:
     """A bundle by its hash; None where the catalogue has never met it."""
-    found = database.execute(ONE + "WHERE hash = ?", [bundle_hash]).fetchone()
+    found = database.execute(ONE, [bundle_hash]).fetchone()
     return found and Known(*found)
 
 
@@ -97,7 +92,8 @@ def add(database: sqlite3.Connection, bundle_hash: str, encoder_hash: str) -> Kn
     ).fetchone()
     known = Known(number, shared[0] if shared else number, bundle_hash, encoder_hash, 0)
     database.execute(
-        "INSERT INTO bundles (bundle, encoder, hash, encoder_hash, position) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO bundles (bundle, encoder, hash, encoder_hash, position) "
+        "VALUES (?, ?, ?, ?, ?)",
         known,
     )
     return known
@@ -120,7 +116,7 @@ def stale(database: sqlite3.Connection, known: Known, most: int) -> list[Stale]:
     ).fetchall()
     views: dict[int, dict[str, bytes]] = {}
     llm: dict[int, bytes] = {}
-    for (row, *_) in items:
+    for row, *_ in items:
         views[row] = dict(
             database.execute(
                 "SELECT view, vector FROM item_vectors WHERE bundle = ? AND row = ?",
@@ -138,9 +134,7 @@ def stale(database: sqlite3.Connection, known: Known, most: int) -> list[Stale]:
     ]
 
 
-def write(
-    database: sqlite3.Connection, known: Known, made: Iterable[Made], position: int
-) -> Known:
+def write(database: sqlite3.Connection, known: Known, made: Iterable[Made], position: int) -> Known:
     """Store a bundle's vectors of items, within a transaction; the bundle with its new position.
 
     Who has changed since, or is gone, is passed over: that change is behind the position.
@@ -159,9 +153,7 @@ def write(
                 "INSERT OR REPLACE INTO llm_vectors (encoder, row, vector) VALUES (?, ?, ?)",
                 [known.encoder, each.row, each.llm_vector],
             )
-    database.execute(
-        "UPDATE bundles SET position = ? WHERE bundle = ?", [position, known.number]
-    )
+    database.execute("UPDATE bundles SET position = ? WHERE bundle = ?", [position, known.number])
     return known._replace(position=position)
 
 
@@ -177,16 +169,14 @@ def activate(database: sqlite3.Connection, known: Known) -> None:
     database.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", told)
 
 
-def lacking(
-    database: sqlite3.Connection, known: Known, most: int
-) -> tuple[int, list[str]]:
-    """How many items have no vector of a bundle, and the ids of some of them."""
-    (count,) = database.execute(f"SELECT count(*) {MISSING}", [known.number]).fetchone()  # noqa: S608
+def lacking(database: sqlite3.Connection, known: Known) -> list[str]:
+    """The ids of all items that have no vector of a bundle."""
     ids = database.execute(
-        f"SELECT item_id {MISSING} ORDER BY row LIMIT ?",  # noqa: S608 - a constant
-        [known.number, most],
+        "SELECT item_id FROM items WHERE NOT EXISTS "
+        "(SELECT 1 FROM item_vectors WHERE bundle = ? AND item_vectors.row = items.row)",
+        [known.number],
     )
-    return int(count), [item_id for (item_id,) in ids]
+    return [item_id for (item_id,) in ids]
 
 
 def forget_row(database: sqlite3.Connection, row: int) -> None:
@@ -254,10 +244,8 @@ def seeing(path: Path, known: Known) -> sqlite3.Connection:
     )
     # A temporary view goes before the one of that name in the file.
     database.execute(
-        "CREATE TEMP VIEW vectors AS SELECT row, view, vector FROM item_vectors "
-        f"WHERE bundle = {int(known.number)}"  # noqa: S608 - a view takes no parameter
+        "CREATE TEMP VIEW vectors AS SELECT row, view, vector FROM item_vectors "  # noqa: S608
+        f"WHERE bundle = {int(known.number)}"  # a view takes no parameter
     )
     database.execute("BEGIN")
     return database
-
-

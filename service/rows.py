@@ -138,7 +138,8 @@ class Writing:
         self.changes += 1
         now = time.time()
         self._database.execute(
-            "INSERT INTO items (row, item_id, attributes, created, updated, version, hidden, given) "
+            "INSERT INTO items "
+            "(row, item_id, attributes, created, updated, version, hidden, given) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 *(self.changes, entry.item.item_id, written(entry.item), now, now),

@@ -161,9 +161,7 @@ def require_known(schema: int, path: Path) -> None:
         )
 
 
-def migrate(
-    database: sqlite3.Connection, schema: int, bundle_hash: str, encoder_hash: str
-) -> None:
+def migrate(database: sqlite3.Connection, schema: int, bundle_hash: str, encoder_hash: str) -> None:
     """Bring a catalogue of an older version to this one, whole or, on any error, not at all.
 
     Args:

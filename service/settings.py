@@ -35,12 +35,24 @@ class CatalogueSettings(BaseSettings):
     catalogue_dir: Path = CATALOGUE_DIR
 
 
+class ClientSettings(BaseSettings):
+    """What a client of a running service on this machine needs to know."""
+
+    model_config = CatalogueSettings.model_config
+
+    port: int = Field(8000, ge=1, le=65535)
+    api_key: str | None = None
+
+
 class Settings(BaseSettings):
     """Read once at start-up from the environment, by read_settings."""
 
     model_config = CatalogueSettings.model_config
 
     bundle: DirectoryPath = Field(description="folder that `python -m training export` wrote")
+    bundles_dir: DirectoryPath | None = Field(
+        None, description="folder of the bundles that `python -m service reindex` may name"
+    )
     llm: DirectoryPath | None = Field(
         None, description="folder of the base LLM, for a bundle exported without it"
     )

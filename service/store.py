@@ -92,7 +92,7 @@ class CatalogueStore:
         self._widths = dict(widths)
         self._llm_dim = llm_dim
         # Of all stores of this database; its holder may write, and then be looked after by another.
-        self._lock = lock_of._lock if lock_of else threading.RLock()
+        self._lock: threading.RLock = lock_of._lock if lock_of else threading.RLock()
         self._superseded = False
         self._gone: set[str] | None = None  # ids taken out, while somebody wants to know
         meta = dict(database.execute("SELECT key, value FROM meta"))
@@ -154,6 +154,17 @@ class CatalogueStore:
             gone, self._gone = self._gone, set()
         return gone or set()
 
+    def forget_taken_out(self) -> None:
+        """Nobody wants to know any more who is taken out."""
+        with self._lock:
+            self._gone = None
+
+    @contextmanager
+    def reading(self, known: Known) -> Iterator[sqlite3.Connection]:
+        """The database at one moment as a bundle sees it, while others go on writing."""
+        with closing(seeing(self._path, known)) as database:
+            yield database
+
     def beside(self, bundle: "Bundle", known: Known) -> tuple["CatalogueStore", Known]:
         """The same catalogue in the vectors of another bundle, at one moment, and that moment.
 
@@ -165,7 +176,7 @@ class CatalogueStore:
         """
         widths = {name: view.width for name, view in bundle.views.items()}
         self.taken_out()
-        with closing(seeing(self._path, known)) as database:
+        with self.reading(known) as database:
             (position,) = database.execute(
                 "SELECT position FROM bundles WHERE bundle = ?", [known.number]
             ).fetchone()

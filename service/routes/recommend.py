@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.item import MAX_ID_BYTES
 from service.errors import Invalid, problems
 from service.explain import attribute_shares
-from service.incoming import LARGEST
+from service.incoming import LARGEST, require_active
 from service.index import Floats
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
@@ -21,6 +21,14 @@ router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
+ForBundle = Annotated[
+    str | None,
+    Field(
+        max_length=200,
+        description="`bundle` of GET /info: only if that bundle is active, else 409. Vectors of "
+        "one bundle mean nothing in another.",
+    ),
+]
 MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
@@ -50,6 +58,7 @@ class RecommendRequest(BaseModel):
         "`attributes` tells also what its attributes add to its score, and runs the LLM once for "
         f"each of them: k may be {MAX_EXPLAINED} at most.",
     )
+    bundle: ForBundle = None
 
 
 class ScoredItem(BaseModel):
@@ -102,6 +111,7 @@ class SearchRequest(BaseModel):
     )
     k: K = 25
     exclude: Exclude = []
+    bundle: ForBundle = None
 
 
 class SearchResponse(BaseModel):
@@ -133,7 +143,7 @@ class SearchResponse(BaseModel):
     "/recommend",
     response_model_exclude_none=True,
     summary="Recommend items for a history",
-    responses=problems(400, 404, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 404, 409, 413, 415, 422, 429, 503, 504),
 )
 async def recommend(
     query: RecommendRequest,
@@ -146,6 +156,7 @@ async def recommend(
     catalogue does not know are skipped and listed; 404 only if it knows none.
     """
     started = time.perf_counter()
+    require_active(query.bundle, parts.bundle.bundle_hash)
     if query.explain == "attributes" and query.k > MAX_EXPLAINED:
         raise Invalid.field(
             "k", f"must be {MAX_EXPLAINED} at most where attributes are explained", query.k
@@ -192,7 +203,7 @@ async def _explain(
 @router.post(
     "/search",
     summary="Find the items nearest to a vector",
-    responses=problems(400, 413, 415, 422, 503, 504),
+    responses=problems(400, 409, 413, 415, 422, 503, 504),
 )
 async def search(
     query: SearchRequest, parts: Annotated[Parts, Depends(parts_of)]
@@ -202,6 +213,7 @@ async def search(
     For a recommender of one's own: its user vector in, item ids out.
     """
     started = time.perf_counter()
+    require_active(query.bundle, parts.bundle.bundle_hash)
     view = parts.bundle.views.get(query.view)
     if view is None:
         raise Invalid.field("view", f"must be one of {', '.join(parts.bundle.views)}", query.view)
