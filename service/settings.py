@@ -188,6 +188,20 @@ def read_catalogue_dir(override: str | None) -> Path:
     return Path(override) if override else CatalogueSettings().catalogue_dir
 
 
+def read_client_settings() -> ClientSettings:
+    """What a client of a service on this machine needs to know.
+
+    Raises:
+        BadSettings: a value cannot be used.
+    """
+    try:
+        return ClientSettings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        variable = PREFIX + str(first["loc"][0]).upper()
+        raise BadSettings(f"{variable} is {json.dumps(first['input'])}: {first['msg']}") from None
+
+
 def describe(name: str) -> str:
     """What a setting is, in a few words."""
     return Settings.model_fields[name].description or name

@@ -205,6 +205,8 @@ class Upgrade:
                 self._store.forget_taken_out()
                 if target and target.parts:
                     self._start(self._serving.let_go(target.parts))
+            # Who asks how it went must not keep a bundle in memory.
+            del self._served, self._store
 
     def _fail(self, reason: str) -> None:
         self._tell(state="failed", error=reason)
@@ -243,16 +245,19 @@ class Upgrade:
         self._parity = check_encoder(bundle)
         with self._store.locked() as database:
             known = beside.find(database, bundle.bundle_hash)
+            if known and known.encoder_hash != bundle.encoder_hash:
+                known = None  # its LLM has run in another dtype since
+            keep = [beside.active(database), *([known] if known else [])]
             with transaction(database):
-                if known is None:
-                    known = beside.add(database, bundle.bundle_hash, bundle.encoder_hash)
-                active = beside.active(database)
-                beside.distrust(database, [known.number, active.number])
+                beside.distrust(database, [each.number for each in keep])
         more = True
         while more:  # what was kept for going back, and what was never finished
             self._check()
             with self._store.locked() as database, transaction(database):
-                more = beside.drop_some(database, [known, active])
+                more = beside.drop_some(database, keep)
+        if known is None:
+            with self._store.locked() as database, transaction(database):
+                known = beside.add(database, bundle.bundle_hash, bundle.encoder_hash)
         return _Target(bundle, known)
 
     def _make_ready(self, target: _Target) -> None:
