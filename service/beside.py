@@ -235,17 +235,20 @@ def _others(column: str, numbers: Collection[int]) -> str:
 
 
 def seeing(path: Path, known: Known) -> sqlite3.Connection:
-    """A connection that reads the catalogue as if a bundle were active, at one moment.
+    """A connection that reads the catalogue as if a bundle were active, as far as it was told.
 
-    The moment is that of the first read.
+    At one moment, which is that of the first read. Items behind the bundle's position are not
+    there, whether or not they have vectors of it.
     """
     database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
     )
-    # A temporary view goes before the one of that name in the file.
+    # What is temporary goes before what has the same name in the file. It takes no parameters.
+    told = f"FROM main.items WHERE version <= {int(known.position)}"
+    database.execute(f"CREATE TEMP VIEW items AS SELECT * {told}")
     database.execute(
         "CREATE TEMP VIEW vectors AS SELECT row, view, vector FROM item_vectors "  # noqa: S608
-        f"WHERE bundle = {int(known.number)}"  # a view takes no parameter
+        f"WHERE bundle = {int(known.number)} AND row IN (SELECT row {told})"
     )
     database.execute("BEGIN")
     return database

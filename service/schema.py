@@ -62,7 +62,6 @@ CREATE TABLE llm_vectors (
     vector BLOB NOT NULL,
     PRIMARY KEY (encoder, row)
 ) WITHOUT ROWID;
-CREATE INDEX items_by_version ON items (version);
 CREATE VIEW vectors AS SELECT row, view, vector FROM item_vectors WHERE bundle = (
     SELECT bundle FROM bundles WHERE hash = (SELECT value FROM meta WHERE key = 'bundle_hash')
 );
@@ -89,6 +88,7 @@ CREATE TABLE imports (
     error TEXT,
     updated REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX items_by_version ON items (version, item_id, hidden);
 """
 ADDED_TO_ITEMS = ("version INTEGER NOT NULL DEFAULT 1", "hidden INTEGER NOT NULL DEFAULT 0",
                   "given INTEGER NOT NULL DEFAULT 0")  # fmt: skip
@@ -183,6 +183,7 @@ def migrate(database: sqlite3.Connection, schema: int, bundle_hash: str, encoder
 def _from_1_to_2(database: sqlite3.Connection) -> None:
     for column in ADDED_TO_ITEMS:
         database.execute(f"ALTER TABLE items ADD COLUMN {column}")
+    database.execute("UPDATE items SET version = row")
     _run(database, DERIVED)
     kinds: Counter[tuple[str, str]] = Counter()
     last = 1
@@ -211,6 +212,11 @@ def _from_2_to_3(database: sqlite3.Connection, bundle_hash: str, encoder_hash: s
         "INSERT INTO llm_vectors SELECT 1, row, llm_vector FROM items WHERE llm_vector NOT NULL"
     )
     database.execute("ALTER TABLE items DROP COLUMN llm_vector")
+    # What the first of version 2 had not.
+    database.execute("UPDATE items SET version = row WHERE version = 1 AND row > 1")
+    database.execute(
+        "CREATE INDEX IF NOT EXISTS items_by_version ON items (version, item_id, hidden)"
+    )
 
 
 def _number(database: sqlite3.Connection, changes: int) -> None:

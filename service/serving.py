@@ -180,6 +180,7 @@ class Serving:
     async def let_go(self, parts: Parts) -> None:
         """Let parts go that are not served; what they share with those that are, stays."""
         await parts.batcher.close()
+        await asyncio.to_thread(parts.store.leave)
         for thread in parts.threads:
             if thread is not parts.disk:
                 thread.shutdown(wait=False)

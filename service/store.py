@@ -12,15 +12,18 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.item import Item
+from service import generations
 from service import progress as imports
 from service.beside import Known, seeing
 from service.errors import PreconditionFailed, StorageFull, Superseded
-from service.index import Snapshot
+from service.generations import Of
+from service.index import Main, Rebuilt, Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
-from service.opening import damaged, prepare, read_vectors, take
+from service.opening import damaged, prepare, read_snapshot, take
 from service.progress import Progress
 from service.rows import Entry, Floats, Outcome, Stored, Writing
 from service.schema import FILE, CatalogueError, is_full, transaction
+from service.upkeep import Upkeep
 from service.versions import ALWAYS, Condition
 
 if TYPE_CHECKING:
@@ -81,15 +84,16 @@ class CatalogueStore:
         database: sqlite3.Connection,
         path: Path,
         lock: IO[bytes],
-        widths: Mapping[str, int],
+        of: Of,
         llm_dim: int,
         snapshot: Snapshot,
+        kept: int,
         lock_of: "CatalogueStore | None" = None,
     ) -> None:
         self._database = database
         self._path = path
         self._lock_file = lock
-        self._widths = dict(widths)
+        self._widths = dict(of.widths)
         self._llm_dim = llm_dim
         # Of all stores of this database; its holder may write, and then be looked after by another.
         self._lock: threading.RLock = lock_of._lock if lock_of else threading.RLock()
@@ -102,6 +106,11 @@ class CatalogueStore:
         self._state = _State(
             snapshot, int(meta["changes"]), {(name, kind): items for name, kind, items in kinds}
         )
+        self._of = of
+        self._keeping: threading.Lock = lock_of._keeping if lock_of else threading.Lock()
+        self._upkeep: Upkeep | None = None
+        if lock_of is None:
+            self._start_upkeep(kept)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -109,8 +118,11 @@ class CatalogueStore:
         return self._state.snapshot
 
     @classmethod
-    def open(cls, folder: Path, bundle: "Bundle") -> "CatalogueStore":
+    def open(cls, folder: Path, bundle: "Bundle", *, quantised: bool = False) -> "CatalogueStore":
         """The store in a folder; a new one is seeded with the bundle's items, once and whole.
+
+        Args:
+            quantised: see service.vectors.vectors_of.
 
         Raises:
             CatalogueError: another process has it open, or it belongs to another bundle or a
@@ -123,8 +135,12 @@ class CatalogueStore:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             widths = {name: view.width for name, view in bundle.views.items()}
             prepare(database, path, bundle)
-            snapshot = _read(database, path, widths)
-            return cls(database, path, lock, widths, bundle.manifest.llm_dim, snapshot)
+            (name,) = database.execute(
+                "SELECT value FROM meta WHERE key = 'catalogue_id'"
+            ).fetchone()
+            of = Of(name, bundle.bundle_hash, quantised, widths)
+            snapshot, kept = read_snapshot(database, path, of)
+            return cls(database, path, lock, of, bundle.manifest.llm_dim, snapshot, kept)
         except StorageFull:
             _close(database, lock)
             raise CatalogueError(f"there is no room on the disk for {path}") from None
@@ -137,8 +153,26 @@ class CatalogueStore:
             _close(database, lock)
             raise
 
+    def _start_upkeep(self, kept: int) -> None:
+        self._upkeep = Upkeep(lambda: self._state.snapshot, self._lay_over, self._keep, kept)
+
+    def _keep(self, main: Main) -> int:
+        """Write a generation, unless another store's are wanted; one at a time."""
+        with self._keeping:
+            return 0 if self._superseded else generations.write(self._path.parent, main, self._of)
+
+    def _look(self) -> None:
+        if self._upkeep:
+            self._upkeep.look()
+
+    def leave(self) -> None:
+        """Do nothing any more of one's own accord; another store has the folder."""
+        if self._upkeep:
+            self._upkeep.close()
+
     def close(self) -> None:
         """Let the folder go; the store is not to be used any more."""
+        self.leave()
         with self._lock:
             _close(self._database, self._lock_file)
 
@@ -161,43 +195,41 @@ class CatalogueStore:
 
     @contextmanager
     def reading(self, known: Known) -> Iterator[sqlite3.Connection]:
-        """The database at one moment as a bundle sees it, while others go on writing."""
+        """The database at one moment as far as a bundle has been told; others go on writing."""
         with closing(seeing(self._path, known)) as database:
             yield database
 
-    def beside(self, bundle: "Bundle", known: Known) -> tuple["CatalogueStore", Known]:
-        """The same catalogue in the vectors of another bundle, at one moment, and that moment.
+    def beside(self, bundle: "Bundle", known: Known) -> "CatalogueStore":
+        """The same catalogue in the vectors of another bundle, as far as that has been told of it.
 
-        What changes after it (`Known.position`, and `taken_out` of this store) is to be told to
-        the new store by `follow`, until one gives way to the other.
+        What changes after that (behind `Known.position`, and `taken_out` of this store) is to be
+        told to the new store by `follow`, until this one gives way to it.
 
         Raises:
             CatalogueError: a stored vector is not what its view has.
         """
         widths = {name: view.width for name, view in bundle.views.items()}
+        of = self._of._replace(bundle=bundle.bundle_hash, widths=widths)
         self.taken_out()
         with self.reading(known) as database:
-            (position,) = database.execute(
-                "SELECT position FROM bundles WHERE bundle = ?", [known.number]
-            ).fetchone()
-            snapshot = _read(database, self._path, widths)
-        store = CatalogueStore(
-            *(self._database, self._path, self._lock_file, widths, bundle.manifest.llm_dim),
-            snapshot,
+            snapshot, kept = read_snapshot(database, self._path, of)
+        return CatalogueStore(
+            *(self._database, self._path, self._lock_file, of, bundle.manifest.llm_dim),
+            *(snapshot, kept),
             lock_of=self,
         )
-        return store, known._replace(position=position)
 
     def follow(
         self,
         upserts: Mapping[str, Mapping[str, Floats]],
         deletes: Collection[str],
         hidden: Collection[str],
+        versions: Mapping[str, int],
     ) -> None:
         """Have in the index what another store of the database has committed."""
         with self._lock:
             hidden = {*hidden, *_unseen(upserts)}
-            snapshot = self.snapshot.with_changes(upserts, list(deletes), self._widths, hidden)
+            snapshot = self.snapshot.with_changes(upserts, deletes, hidden, versions)
             self._state = self._state._replace(snapshot=snapshot)
 
     def give_way(self, other: "CatalogueStore") -> None:
@@ -208,6 +240,7 @@ class CatalogueStore:
         """
         self._superseded, self._gone = True, None
         other._state = self._state._replace(snapshot=other.snapshot)
+        other._start_upkeep(0)
 
     def _require_current(self) -> None:
         if self._superseded:
@@ -308,6 +341,7 @@ class CatalogueStore:
         outcomes = []
         upserts: dict[str, Mapping[str, Floats]] = {}
         hidden: set[str] = set()
+        versions: dict[str, int] = {}
         with self._lock:
             with self._writing() as writing:
                 for entry, condition in zip(
@@ -320,10 +354,12 @@ class CatalogueStore:
                     outcomes.append(outcome)
                     if outcome.changed:
                         upserts[item_id] = entry.views
+                        versions[item_id] = outcome.version or 0
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
-            self._publish(writing, upserts, (), hidden)
+            self._publish(writing, upserts, (), hidden, versions)
+        self._look()
         return outcomes
 
     def hide(self, item_id: str, hidden: bool, condition: Condition = ALWAYS) -> Outcome:
@@ -343,7 +379,9 @@ class CatalogueStore:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
             views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
             shown = {} if views is None else {item_id: views}
-            self._publish(writing, shown, (), {item_id} if hidden else ())
+            versions = {item_id: outcome.version or 0}
+            self._publish(writing, shown, (), {item_id} if hidden else (), versions)
+        self._look()
         return outcome
 
     def delete(self, item_id: str, condition: Condition = ALWAYS) -> bool:
@@ -364,6 +402,7 @@ class CatalogueStore:
             self._publish(writing, {}, [item_id])
             if self._gone is not None:
                 self._gone.add(item_id)
+        self._look()
         return True
 
     def progress(self, import_id: str) -> Progress | None:
@@ -408,15 +447,26 @@ class CatalogueStore:
         upserts: Mapping[str, Mapping[str, Floats]],
         deletes: Sequence[str],
         hidden: Collection[str] = (),
+        versions: Mapping[str, int] | None = None,
     ) -> None:
         snapshot, _, kinds = self._state
         if upserts or deletes:
             hidden = {*hidden, *_unseen(upserts)}
-            snapshot = snapshot.with_changes(upserts, deletes, self._widths, hidden)
+            snapshot = snapshot.with_changes(upserts, deletes, hidden, versions)
         counts = Counter(kinds)
         counts.update(writing.kinds)
         kinds = {each: items for each, items in counts.items() if items}
         self._state = _State(snapshot, writing.changes, kinds)
+
+    def _lay_over(self, rebuilt: Rebuilt) -> None:
+        """Go on with a new main block."""
+        with self._lock:
+            self._state = self._state._replace(snapshot=self._state.snapshot.on(rebuilt))
+
+    def settle(self) -> None:
+        """Wait until the index is in the shape that it is to have after the changes so far."""
+        if self._upkeep:
+            self._upkeep.settle()
 
     def _check(self, entry: Entry) -> None:
         vectors = dict(entry.views)
@@ -436,12 +486,6 @@ class CatalogueStore:
                 raise WrongVector(
                     f"item {entry.item.item_id!r}: the vector of view {view!r} is not finite"
                 )
-
-
-def _read(database: sqlite3.Connection, path: Path, widths: Mapping[str, int]) -> Snapshot:
-    """The index over the vectors that a connection sees."""
-    items, hidden = read_vectors(database, path, widths)
-    return Snapshot.of(items, widths, hidden)
 
 
 def _unseen(items: Mapping[str, Mapping[str, Floats]]) -> list[str]:

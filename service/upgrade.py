@@ -268,8 +268,7 @@ class Upgrade:
             pass
         self._tell(state="indexing")
         self._check()
-        store, target.known = self._store.beside(target.bundle, target.known)
-        target.store = store
+        store = target.store = self._store.beside(target.bundle, target.known)
         target.parts = self._serving.assemble(
             target.bundle, store, self._parity, beside=self._served
         )
@@ -378,6 +377,7 @@ class Upgrade:
                 {each.item_id: views for each, (views, _) in zip(stale, made, strict=True)},
                 gone,
                 [each.item_id for each in stale if each.hidden],
+                {each.item_id: each.version for each in stale},
             )
         target.lost -= gone
         for each, (views, _) in zip(stale, made, strict=True):
