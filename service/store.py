@@ -109,8 +109,9 @@ class CatalogueStore:
         self._of = of
         self._keeping: threading.Lock = lock_of._keeping if lock_of else threading.Lock()
         self._upkeep: Upkeep | None = None
+        self._kept = kept
         if lock_of is None:
-            self._start_upkeep(kept)
+            self.keep_up()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -153,8 +154,9 @@ class CatalogueStore:
             _close(database, lock)
             raise
 
-    def _start_upkeep(self, kept: int) -> None:
-        self._upkeep = Upkeep(lambda: self._state.snapshot, self._lay_over, self._keep, kept)
+    def keep_up(self) -> None:
+        """Keep the index in shape from now on; a store beside another one leaves that be."""
+        self._upkeep = Upkeep(lambda: self._state.snapshot, self._lay_over, self._keep, self._kept)
 
     def _keep(self, main: Main) -> int:
         """Write a generation, unless another store's are wanted; one at a time."""
@@ -236,11 +238,11 @@ class CatalogueStore:
         """Have another store of the database, which has followed all, take this one's place.
 
         To be called with the database locked, and its active bundle changed. Who still holds this
-        one can read on, as of now; what it would write is refused with Superseded.
+        one can read on, as of now; what it would write is refused with Superseded. The other one is
+        to `keep_up`.
         """
         self._superseded, self._gone = True, None
         other._state = self._state._replace(snapshot=other.snapshot)
-        other._start_upkeep(0)
 
     def _require_current(self) -> None:
         if self._superseded:

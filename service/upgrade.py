@@ -306,6 +306,8 @@ class Upgrade:
                     beside.activate(database, target.known)
                 self._store.give_way(target.store)
                 self._serving.serve(target.parts)
+        # By another thread, whose priority its own will have.
+        self._loop.call_soon_threadsafe(target.store.keep_up)
         self._tell(state="flipped", left=0)
         self._start(self._serving.let_retired_go())
         log.info(

@@ -104,6 +104,40 @@ def test_a_restart_serves_what_was_active(bundles: Path, tiny_bundle: Path, tmp_
         assert answers(client, [*HISTORIES, ["later"]]) == before
 
 
+def test_an_index_that_is_kept_on_disk_is_of_the_bundle_that_is_served(
+    bundles: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.upkeep.KEEP_FROM", 1)
+    histories = [["1"], ["new0", "new3"]]
+    with in_this_process(tiny_bundle, tmp_path, bundles_dir=bundles) as client:
+        put_some(client)
+        upgraded(client, "other")
+        wait_for_generation(client, hash_of(bundles / "other"))
+        change_some(client)
+        other = answers(client, histories)
+    with in_this_process(tiny_bundle, tmp_path, bundles_dir=bundles) as client:
+        assert answers(client, histories) == other
+        upgraded(client, rollback=True)
+        wait_for_generation(client, hash_of(tiny_bundle))
+        first = answers(client, histories)
+        assert first != other
+    with in_this_process(tiny_bundle, tmp_path, bundles_dir=bundles) as client:
+        assert answers(client, histories) == first
+
+
+def wait_for_generation(client: Client, bundle: str) -> None:
+    """Wait until there is an index of a bundle on disk."""
+    deadline = time.monotonic() + 60
+    while not any(bundle in each.read_text() for each in manifests(client)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def manifests(client: Client) -> list[Path]:
+    catalogue: Path = client.app.state.serving.settings.catalogue_dir
+    return list(catalogue.glob("index/[0-9]*/manifest.json"))
+
+
 def test_every_answer_is_of_the_one_bundle_that_it_names(
     client: Client, bundles: Path, tiny_bundle: Path
 ) -> None:
