@@ -336,15 +336,18 @@ class Snapshot:
         new = queries @ self.recent.tables[view].T
         found = []
         for row, (k, may) in enumerate(zip(ks, allowed, strict=True)):
-            main = may[:start] & self.main.present[view]
+            main = may[:start]
+            if not vectors.complete:
+                main = main & self.main.present[view]
             if start <= COMPARE_ALL and isinstance(vectors, Exact):
                 places = np.flatnonzero(main)
                 scores = old[row, places]
             else:
                 places, scores = vectors.search(queries[row], k, main)
-            recent = np.flatnonzero(may[start:] & self.recent.present[view])
-            places = np.concatenate([places, recent + start])
-            scores = np.concatenate([scores, new[row, recent]])
+            if self._count:
+                recent = np.flatnonzero(may[start:] & self.recent.present[view])
+                places = np.concatenate([places, recent + start])
+                scores = np.concatenate([scores, new[row, recent]])
             order = self.ranked(places, scores, k)
             found.append((places[order], scores[order]))
         return found

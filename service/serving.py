@@ -149,7 +149,9 @@ class Serving:
             self._enter("checking the encoder")
             parity = check_encoder(bundle)
             self._enter("opening the catalogue")
-            store = CatalogueStore.open(settings.catalogue_dir, bundle)
+            store = CatalogueStore.open(
+                settings.catalogue_dir, bundle, quantised=settings.index_dtype == "int8"
+            )
             self.serve(self.assemble(bundle, store, parity))
             self._enter(READY)
         except (BundleError, LLMError, CatalogueError, OSError, MemoryError) as error:
