@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,6 +226,8 @@ class Upgrade:
         while True:
             try:
                 return future.result(timeout=0.2)
+            except CancelledError:  # the service is at its end
+                raise _Cancelled from None
             except TimeoutError:
                 if future.done():
                     raise

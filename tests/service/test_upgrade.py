@@ -23,6 +23,7 @@ from service.upgrade import Upgrade
 from tests.service.conftest import Serve
 from tests.service.running import Client, in_this_process
 from tests.service.upgrading import (
+    WAIT_S,
     Ranked,
     answers,
     ask,
@@ -186,7 +187,7 @@ def test_what_is_written_while_it_is_made_ready_is_there_after_the_flip(
     for step, doing in (("_count", put_some), ("_compared", change_some), ("_flip", None)):
         with stopped_at(Upgrade, step, monkeypatch) as (reached, go):
             ask(client, "other")
-            assert reached.wait(30)
+            assert reached.wait(WAIT_S)
             if doing:
                 doing(client)
             else:
@@ -255,7 +256,7 @@ def test_a_write_that_was_embedded_before_the_flip_is_written_after_it_in_the_ne
     ]
     with stopped_at(Upgrade, "_flip", monkeypatch) as (reached, go), ThreadPoolExecutor(8) as pool:
         ask(client, "other")
-        assert reached.wait(30)
+        assert reached.wait(WAIT_S)
         client.parts.disk.submit(held.wait)  # all writes wait for the disk
         sent = [
             pool.submit(client.request, method, path, json=body) for method, path, body in requests
@@ -499,7 +500,7 @@ def test_a_second_one_waits_its_turn_and_a_cancelled_one_goes_on_where_it_was(
     put_some(client, 100)
     with stopped_at(Upgrade, "_look_for_lost", monkeypatch) as (reached, go):
         ask(client, "other")
-        assert reached.wait(30)
+        assert reached.wait(WAIT_S)
         assert ask(client, "other")["state"] in {"indexing", "embedding"}  # the same one
         refused = client.post("/admin/bundles", json={"bundle": "same"})
         client.post("/admin/bundles:cancel").raise_for_status()
