@@ -34,7 +34,7 @@ STAGES = ("render", "cache", "queue", "tokenize", "forward", "project")
 # The LLM; the catalogue, of the same encoder; the bundle, whose training knew the item; the item
 # had vectors of the bundle already; none can be made.
 REINDEXED = ("model", "stored", "exported", "kept", "lost")
-FALLBACKS = ("unknown_history", "fewer_than_k")
+FALLBACKS = ("unknown_history", "fewer_than_k", "no_history")
 
 # Of the request that is being answered, the seconds of its stages, for its log line.
 stages: ContextVar[dict[str, float] | None] = ContextVar("stages", default=None)
