@@ -64,6 +64,28 @@ def test_recommendations_that_match_are_those_of_all_without_the_others(shared: 
     assert set(ids(both)) == {"5", "6", "7", "9"}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"strategy": "popular"},
+        {"strategy": "id_only"},
+        {"strategy": "text_only"},
+        {"history": []},
+        {"diversity": 0.5},
+        {"explore": 1.0},
+    ],
+)
+def test_however_items_are_found_and_arranged_only_those_that_match_come(
+    shared: Client, fields: dict[str, Any]
+) -> None:
+    asked = {"history": ["1"], "k": 500, "filter": COMEDY, **fields}
+
+    answer = shared.post("/recommend", json=asked).json()
+
+    assert found(answer) == COMEDIES - set(asked["history"])
+    assert "fewer_than_k" in answer["degraded"]
+
+
 def test_search_and_neighbours_take_the_same_filters(shared: Client) -> None:
     assert found(searched(shared, filter=COMEDY)) == COMEDIES
     assert found(searched(shared, filter={"not": COMEDY})) == set(map(str, range(12))) - COMEDIES
