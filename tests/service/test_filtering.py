@@ -17,16 +17,23 @@ from service import index, opening, upkeep, vectors
 from service.filters import parse
 from service.rows import Entry
 from service.store import CatalogueStore
+from service.upgrade import Upgrade
 from tests.service.catalogues import an_entry, open_store
 from tests.service.conftest import Serve
 from tests.service.running import Client
 from tests.service.test_columns import attributes, filters, matches
 from tests.service.test_filters import Given
+from tests.service.upgrading import WAIT_S, ask, ended, put, stopped_at, write_bundles
 
 # Of the tiny bundle's films 0 to 11, number n came out in 1950 + n.
 COMEDIES = {"1", "4", "5", "6", "7", "9"}
 COMEDY = {"attribute": "genres", "eq": "Comedy"}
 FROM_1955 = {"attribute": "release_year", "gte": "1955"}
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Path:
+    return write_bundles(tmp_path_factory.mktemp("filtering") / "bundles", tiny_llm)
 
 
 def ids(items: list[tuple[str, float]]) -> list[str]:
@@ -403,3 +410,24 @@ def test_whatever_changes_a_filter_takes_what_is_stored_and_matches(
                     if not hidden and matches(attrs, each)
                 )
         store.close()
+
+
+def test_another_bundle_filters_by_all_that_was_written_before_and_meanwhile(
+    serve: Serve, bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(bundles_dir=bundles)
+    put(client, "before", "Before", genres="Comedy")
+    with stopped_at(Upgrade, "_flip", monkeypatch) as (reached, go):
+        ask(client, "same")
+        assert reached.wait(WAIT_S)
+        put(client, "meanwhile", "Meanwhile", genres="Comedy")
+        put(client, "4", "No genres any more")
+        assert client.patch("/items/6", json={"hidden": True}).status_code == 200
+        assert client.delete("/items/5").status_code == 204
+        go.set()
+        assert ended(client)["state"] == "flipped"
+
+    expected = COMEDIES - {"4", "5", "6"} | {"before", "meanwhile"}
+    assert found(searched(client, filter=COMEDY)) == expected
+    put(client, "after", "After", genres="Comedy")
+    assert found(searched(client, filter=COMEDY)) == expected | {"after"}
