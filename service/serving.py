@@ -150,7 +150,10 @@ class Serving:
             parity = check_encoder(bundle)
             self._enter("opening the catalogue")
             store = CatalogueStore.open(
-                settings.catalogue_dir, bundle, quantised=settings.index_dtype == "int8"
+                settings.catalogue_dir,
+                bundle,
+                settings.filterable_names,
+                quantised=settings.index_dtype == "int8",
             )
             self.serve(self.assemble(bundle, store, parity))
             self._enter(READY)
@@ -166,7 +169,11 @@ class Serving:
         """Answer with these parts from now on; what others are at work on they finish."""
         before, self._parts = self._parts, parts
         self.metrics.loaded(parts.bundle.bundle_hash, parts.bundle.encoder_hash)
-        self.metrics.index_items.set_function(lambda: parts.store.snapshot.shown)
+        self.metrics.watch_catalogue(
+            lambda: parts.store.snapshot.shown,
+            lambda view: parts.store.snapshot.shown_with(view),  # noqa: PLW0108 - the latest one
+            parts.bundle.views,
+        )
         if before:
             self._retired.append(before)
 

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         "",
         description="origins whose pages may ask, as in https://shop.example; commas between",
     )
+    filterable: str = Field(
+        "*",
+        description="attributes that filters may name, commas between; * is all, and takes the "
+        "memory of all",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line of the log"
     )
@@ -126,6 +131,20 @@ class Settings(BaseSettings):
     def cors(self) -> list[str]:
         """The origins of cors_origins."""
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
+    def filterable_names(self) -> frozenset[str] | None:
+        """The names of filterable; None for all."""
+        names = frozenset(name.strip() for name in self.filterable.split(",") if name.strip())
+        return None if names == {"*"} else names
+
+    @field_validator("filterable")
+    @classmethod
+    def _all_or_some(cls, value: str) -> str:
+        names = {name.strip() for name in value.split(",")}
+        if "*" in names and len(names) > 1:
+            raise ValueError("* is all attributes; write it alone, or names alone")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

@@ -397,6 +397,7 @@ class Upgrade:
                 gone,
                 [each.item_id for each in stale if each.hidden],
                 {each.item_id: each.version for each in stale},
+                {each.item_id: json.loads(each.attributes) for each in stale},
             )
         target.lost -= gone
         for each, (views, _) in zip(stale, made, strict=True):
