@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -250,18 +251,23 @@ class Upgrade:
             known = beside.find(database, bundle.bundle_hash)
             if known and known.encoder_hash != bundle.encoder_hash:
                 known = None  # its LLM has run in another dtype since
-            keep = [beside.active(database), *([known] if known else [])]
-            with transaction(database):
-                beside.distrust(database, [each.number for each in keep])
-        more = True
-        while more:  # what was kept for going back, and what was never finished
-            self._check()
-            with self._store.locked() as database, transaction(database):
-                more = beside.drop_some(database, keep)
+            back = beside.find(database, beside.previous(database) or "")
+            keep = [each for each in (beside.active(database), known, back) if each]
+        self._drop_all_but(keep)  # what was never finished
         if known is None:
             with self._store.locked() as database, transaction(database):
                 known = beside.add(database, bundle.bundle_hash, bundle.encoder_hash)
         return _Target(bundle, known)
+
+    def _drop_all_but(self, keep: Sequence[Known]) -> None:
+        with self._store.locked() as database, transaction(database):
+            beside.distrust(database, [each.number for each in keep])
+        more = True
+        while more and not self._stop.is_set():
+            with self._store.locked() as database, transaction(database):
+                more = beside.drop_some(database, keep)
+        if more:
+            raise _Cancelled
 
     def _make_ready(self, target: _Target) -> None:
         """Tell the bundle of all items, build its index, and compare it."""
@@ -305,14 +311,22 @@ class Upgrade:
                     pass
                 self._refuse_loss(target)
                 self._check()
+                before = beside.active(database)
                 with transaction(database):
                     beside.activate(database, target.known)
                 self._store.give_way(target.store)
                 self._serving.serve(target.parts)
-        # By another thread, whose priority its own will have.
-        self._loop.call_soon_threadsafe(target.store.keep_up)
-        self._tell(state="flipped", left=0)
+                # From here on it is active, whatever happens.
+                keep_up, target.parts = target.store.keep_up, None
+        with suppress(RuntimeError):  # the loop is closed
+            # By another thread, whose priority its own will have.
+            self._loop.call_soon_threadsafe(keep_up)
         self._start(self._serving.let_retired_go())
+        try:
+            self._drop_all_but([target.known, before])  # what was kept to go back to until now
+        except (_Cancelled, StorageFull, sqlite3.Error):
+            log.warning("vectors of an older bundle are dropped when the next one is made ready")
+        self._tell(state="flipped", left=0)
         log.info(
             "another bundle is active",
             extra={"bundle_name": self.name, "bundle": target.bundle.bundle_hash},

@@ -518,9 +518,12 @@ def test_a_second_one_waits_its_turn_and_a_cancelled_one_goes_on_where_it_was(
 
 
 def test_a_third_bundle_takes_the_room_of_the_first(client: Client, tmp_path: Path) -> None:
-    put_some(client)
+    put(client, "title only", "Lost to one of them")
     for name in ("same", "other"):
         upgraded(client, name)
+    # One that comes to nothing does not cost the way back.
+    assert upgraded(client, "narrow")["state"] == "held"
+    assert [each["name"] for each in roles(client, "previous")] == ["same"]
 
     upgraded(client, "narrow", accept_lost=True)
 
@@ -536,6 +539,11 @@ def test_a_third_bundle_takes_the_room_of_the_first(client: Client, tmp_path: Pa
     known = {each["name"]: each for each in client.get("/admin/bundles").json()["bundles"]}
     assert (known["narrow"]["active"], known["other"]["previous"]) == (True, True)
     assert upgraded(client, rollback=True)["name"] == "other"
+
+
+def roles(client: Client, role: str) -> list[dict[str, Any]]:
+    """The bundles of which something holds."""
+    return [each for each in client.get("/admin/bundles").json()["bundles"] if each[role]]
 
 
 def test_serving_comes_first_but_not_for_ever(
