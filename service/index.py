@@ -245,6 +245,11 @@ class Snapshot:
         """How many items may be answered: all that are not hidden."""
         return int(np.count_nonzero(self._may))
 
+    def shown_with(self, view: str) -> int:
+        """How many of them have a view."""
+        has = np.concatenate([self.main.present[view], self.recent.present[view]])
+        return int((self._may & has).sum())
+
     def __contains__(self, item_id: str) -> bool:
         return self.place(item_id) is not None
 
