@@ -259,6 +259,19 @@ def test_the_same_seed_explores_the_same_places(serve: Serve) -> None:
         assert all(each["score"] == scores.get(each["item_id"], each["score"]) for each in answer)
 
 
+def test_a_filter_holds_whatever_the_strategy(serve: Serve) -> None:
+    client = serve()
+    client.put("/items/new", json={"attributes": {"title": "New", "genres": ["Drama"]}})
+    comedy = {"attribute": "genres", "eq": "Comedy"}
+    comedies = {"1", "4", "5", "6", "7", "9"}
+
+    for strategy in ("best", "popular", "id_only", "text_only"):
+        answer = asked(client, ["3"], strategy=strategy, filter=comedy, explore=0.5, diversity=0.2)
+        assert set(ids(answer)) == comedies, strategy
+    assert set(ids(asked(client, [], filter=comedy))) == comedies
+    assert ids(asked(client, [], filter=comedy, strategy="popular", k=3)) == ["1", "4", "5"]
+
+
 def test_of_nothing_nothing_is_explored(shared: Client) -> None:
     every = [str(number) for number in range(12)]
 
