@@ -30,9 +30,7 @@ svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg .points { fill: none; stroke-linecap: round; stroke-width: 4; stroke-opacity: .75; }
 svg .mark circle { fill: var(--page); stroke: var(--ink); stroke-width: 1.3; }
 svg .mark text { font-size: 11px; font-weight: 600; }
-""" + "\n".join(
-    f"svg .s{n} {{ stroke: var(--s{n}); fill: var(--s{n}); }}" for n in range(COLOURS)
-)
+""" + "\n".join(f"svg .s{n} {{ stroke: var(--s{n}); fill: var(--s{n}); }}" for n in range(COLOURS))
 STYLE += "\nsvg .other { stroke: var(--other); fill: var(--other); }"
 STYLE += "\nsvg .curve, svg .points { fill: none; }\n"
 
@@ -92,9 +90,7 @@ def _legend(names: Sequence[str], top: float, swatch: str = "rect") -> tuple[lis
         if swatch == "rect":
             parts.append(f'<rect x="{x}" y="{y - 10}" width="11" height="11" class="{colour}"/>')
         else:
-            parts.append(
-                f'<path d="M{x} {y - 4}h14" class="curve {colour}" {_dashes(number)}/>'
-            )
+            parts.append(f'<path d="M{x} {y - 4}h14" class="curve {colour}" {_dashes(number)}/>')
         parts.append(_text(x + 18, y, name))
         x += wide
     return parts, y + LINE
@@ -125,7 +121,7 @@ def lines(
     up = [y for points in series.values() for _, y in points]
     xs = [tick for tick in ticks(min(across), max(across)) if float(tick).is_integer()]
     ys = ticks(min(up), max(up))
-    low_x, high_x = min(across), max(max(across), min(across) + 1)
+    low_x, high_x = min(across), max(*across, min(across) + 1)
     floor = height - bottom
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -154,9 +150,7 @@ def lines(
             parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" class="{colour}"/>')
         if best and name in best:
             px, py = at(*best[name])
-            parts.append(
-                f'<g class="mark"><circle cx="{px:.1f}" cy="{py:.1f}" r="4.5"/></g>'
-            )
+            parts.append(f'<g class="mark"><circle cx="{px:.1f}" cy="{py:.1f}" r="4.5"/></g>')
     return _svg(title, alt, height, parts)
 
 
@@ -232,9 +226,7 @@ def scatter(
     """
     parts, top = _legend(list(groups), LINE) if legend else ([], 0.0)
     every = [point for points in groups.values() for point in points]
-    size = max(
-        1e-9, *(max(values) - min(values) for values in zip(*every, strict=True))
-    )
+    size = max(1e-9, *(max(values) - min(values) for values in zip(*every, strict=True)))
     middle = [(max(values) + min(values)) / 2 for values in zip(*every, strict=True)]
     side = WIDTH - 24
 
@@ -256,6 +248,6 @@ def scatter(
         x, y = at(point)
         parts.append(
             f'<g class="mark"><circle cx="{x:.1f}" cy="{y:.1f}" r="9"/>'
-            f'{_text(x, y + 4, str(number), "middle")}</g>'
+            f"{_text(x, y + 4, str(number), 'middle')}</g>"
         )
     return _svg(title, alt, top + side + 26, parts)

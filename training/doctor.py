@@ -61,7 +61,9 @@ def doctor(
     for found in findings(run, environment):
         problems += found.grade == "problem"
         say(f"{found.grade:8} {found.what:11} {found.told}")
-    say("" if not problems else f"\n{problems} problem{'s' * (problems != 1)} to mend first")
+    say(
+        f"\n{problems} problem{'s' * (problems != 1)} to mend first" if problems else "\nfit for it"
+    )
     return 1 if problems else 0
 
 
@@ -113,7 +115,9 @@ def _packages(constraints: Path) -> Iterator[Finding]:
 def _hardware() -> Finding:
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory / GIB
-        return Finding("OK", "hardware", f"{torch.cuda.get_device_name()}, {total:.0f} GiB; {cpu()}")
+        return Finding(
+            "OK", "hardware", f"{torch.cuda.get_device_name()}, {total:.0f} GiB; {cpu()}"
+        )
     if torch.version.cuda:
         told = "PyTorch has CUDA but sees no GPU: check the driver (nvidia-smi); the CPU is used"
         return Finding("warning", "hardware", told)
@@ -163,7 +167,9 @@ def _memory() -> Finding:
     if free < MEMORY_GIB[0] * GIB:
         return Finding("problem", "memory", f"{told}; end other programs, or take a larger machine")
     if free < MEMORY_GIB[1] * GIB:
-        return Finding("warning", "memory", f"{told}; enough for the default LLM, not for larger ones")
+        return Finding(
+            "warning", "memory", f"{told}; enough for the default LLM, not for larger ones"
+        )
     return Finding("OK", "memory", told)
 
 
@@ -171,9 +177,13 @@ def _disk(name: str, folder: Path) -> Finding:
     free = free_disk(folder) / GIB
     told = f"{free:.1f} GiB free for {folder.absolute() if name == 'here' else folder}"
     if free < DISK_GIB[0]:
-        return Finding("problem", "disk", f"{told}; make room, or set `folder` and `cache` elsewhere")
+        return Finding(
+            "problem", "disk", f"{told}; make room, or set `folder` and `cache` elsewhere"
+        )
     if free < DISK_GIB[1]:
-        return Finding("warning", "disk", f"{told}; an installation and the demo need {DISK_GIB[1]}")
+        return Finding(
+            "warning", "disk", f"{told}; an installation and the demo need {DISK_GIB[1]}"
+        )
     return Finding("OK", "disk", told)
 
 
@@ -296,5 +306,5 @@ def _words(*words: str) -> bytes:
 def _tensorboard() -> Finding:
     if installed():
         return Finding("OK", "TensorBoard", "installed: reports leave event files beside them")
-    told = "not installed, which is fine; `pip install tensorboard` and reports leave event files"
+    told = "not installed, and not needed; `sh scripts/install.sh training,tensorboard` adds it"
     return Finding("OK", "TensorBoard", told)

@@ -173,7 +173,8 @@ def read_untuned_vectors_of(run: Run, rows: NDArray[np.int64]) -> NDArray[np.flo
     encoded = run.finished("encode")
     if run.config.encode.vectors == "tf-idf" or not run.finished("scft").facts["adapter"]:
         return read_llm_vectors(encoded)[rows]
-    some = Catalogue(read_prepared(run)[0][place] for place in rows.tolist())
+    catalogue = read_prepared(run)[0]
+    some = Catalogue(catalogue[place] for place in rows.tolist())
     with _vectors(run, RunLLM.untuned(run), some) as shared:
         return _read(shared.folder)
 

@@ -67,7 +67,8 @@ figure { margin: .8rem 0; min-width: 0; max-width: 560px; } figure svg { width: 
 td.number, th.number { text-align: right; } ol.near { margin: 0; padding-left: 1.3rem; }
 .near li { margin-bottom: .25rem; } small { color: var(--soft); display: block; line-height: 1.3; }
 .missing { border-left: 3px solid var(--soft); padding: .3rem .9rem; background: var(--box); }
-code, pre { font: .86rem/1.45 ui-monospace, monospace; } pre { background: var(--box); padding: .7rem;
+code, pre { font: .86rem/1.45 ui-monospace, monospace; }
+pre { background: var(--box); padding: .7rem;
   border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; } summary { cursor: pointer; }
 .judged td:first-child { min-width: 10rem; } .judged td { padding-right: 1.2rem; }
 @media (max-width: 640px) { .judged thead { display: none; } .judged tr, .judged td {
@@ -82,7 +83,11 @@ def as_html(facts: Facts) -> str:
     sections = [
         ("result", "Does it recommend better?", _quality(facts["quality"])),
         ("cold", "Items nobody has used yet", _cold(facts["cold"]) + _time(facts["time"])),
-        ("ablation", "What each part is worth", _parts(facts["rat"]) + _ablation(facts["ablation"])),
+        (
+            "ablation",
+            "What each part is worth",
+            _parts(facts["rat"]) + _ablation(facts["ablation"]),
+        ),
         ("training", "How training went", _scft(facts["scft"]) + _rat(facts["rat"])),
         ("space", "Where the items lie", _space(facts["space"])),
         ("data", "The data, and what was left out", _data(facts["data"])),
@@ -228,8 +233,8 @@ def _quality(facts: Facts) -> str:
     text += _charts(charts)
     text += (
         '<p class="soft">Whiskers are 95 % intervals over users (bootstrap), of this one seed. '
-        "Head: the fifth of the items that are used most in training; tail: the others; cold: those "
-        "of the tail that training never saw.</p>\n"
+        "Head: the fifth of the items that are used most in training; tail: the others; cold: "
+        "those of the tail that training never saw.</p>\n"
     )
     named = [(_bucket(each), _targets(each["targets"])) for each in facts["buckets"]]
     charts = [
@@ -355,9 +360,9 @@ def _parts(facts: Facts) -> str:
     cells = ["-" if value is None else f"{value:.4f}" for value in together]
     rows.append(["the sum", "what the bundle serves", *cells, ""])
     return (
-        "<p>What is served is a weighted sum of these parts. The validation split chose the weights, "
-        "and each part was asked by itself, too. Scores of the parts are not on one scale, so a "
-        "large weight is no large share.</p>\n"
+        "<p>What is served is a weighted sum of these parts. The validation split chose the "
+        "weights, and each part was asked by itself, too. Scores of the parts are not on one "
+        "scale, so a large weight is no large share.</p>\n"
         + _table(
             ["part", "what it is", "NDCG@10, validation", "of the tail", "weight in the sum"],
             rows,
@@ -396,8 +401,8 @@ def _ablation(facts: Facts) -> str:
         text += _figure(
             title,
             chart,
-            f"Mean of {seeds} seed{'s' * (seeds != 1)} on the {split} split; whiskers: one standard "
-            "deviation over seeds.",
+            f"Mean of {seeds} seed{'s' * (seeds != 1)} on the {split} split; whiskers: one "
+            "standard deviation over seeds.",
         )
         head = ["variant", *(f"NDCG@10, {GROUPS[group]}" for group in groups)]
         text += _table(head, rows)
@@ -420,8 +425,8 @@ def _scft(facts: Facts) -> str:
     }[facts["objective"]]
     text = (
         f"<h3>SCFT: tuning the LLM on the items' attributes</h3>\n<p>{told} "
-        f"{facts['steps']:,} steps were kept. The loss is of one batch, so it jumps; what counts is "
-        "that it falls.</p>\n"
+        f"{facts['steps']:,} steps were kept. The loss is of one batch, so it jumps; what counts "
+        "is that it falls.</p>\n"
     )
     charts = []
     for key, label in (("loss", "contrastive loss"), ("validation", "validation NDCG@10")):
@@ -475,9 +480,10 @@ def _space(facts: Facts) -> str:
     groups = facts["colours"]
     text = (
         f"<h3>Maps</h3>\n<p>{shown}, the same in each map, coloured by <b>"
-        f"{escape(facts['coloured_by'])}</b>. Each map is the plane in which the vectors differ most "
-        "(two principal components of the vectors at length 1), turned to lie like the first one. "
-        "Numbers are the items of the table below. Near in a map can still be far apart: it shows "
+        f"{escape(facts['coloured_by'])}</b>. Each map is the plane in which the vectors differ "
+        "most (two principal components of the vectors at length 1), turned to lie like the "
+        "first one. Numbers are the items of the table below. Near in a map can still be far "
+        "apart: it shows "
         "two directions of many.</p>\n"
     )
     charts = []
@@ -485,8 +491,9 @@ def _space(facts: Facts) -> str:
         points = stage["points"]
         title = f"Map of the items {name}"
         alt = (
-            f"{facts['items']} items {name} in a plane that shows {100 * stage['plane_share']:.0f} % "
-            f"of the variance, coloured by {facts['coloured_by']}: "
+            f"{facts['items']} items {name} in a plane that shows "
+            f"{100 * stage['plane_share']:.0f} % of the variance, coloured by "
+            f"{facts['coloured_by']}: "
             + ", ".join(f"{len(places)} {group}" for group, places in groups.items())
         )
         coloured = {group: [points[p] for p in places] for group, places in groups.items()}
@@ -495,11 +502,11 @@ def _space(facts: Facts) -> str:
         charts.append(_figure(name[0].upper() + name[1:], chart, told))
     text += _charts(charts)
     text += (
-        "<h3>Cones and hubs</h3>\n<p><b>Mean cosine</b> (anisotropy) is that of two different items: "
-        "near 1, all vectors point the same way and tell little apart; near 0, they use the space. "
-        "<b>Hubness</b> is the skewness of the k-occurrence for k = 10, among how many others' ten "
-        "nearest an item stands: 0 is even; a few items that are near to everything make it large, "
-        "and take the places of better neighbours.</p>\n"
+        "<h3>Cones and hubs</h3>\n<p><b>Mean cosine</b> (anisotropy) is that of two different "
+        "items: near 1, all vectors point the same way and tell little apart; near 0, they use the "
+        "space. <b>Hubness</b> is the skewness of the k-occurrence for k = 10, among how many "
+        "others' ten nearest an item stands: 0 is even; a few items that are near to everything "
+        "make it large, and take the places of better neighbours.</p>\n"
     )
     rows = [
         [
@@ -515,9 +522,10 @@ def _space(facts: Facts) -> str:
     head = ["vectors", "width", "mean cosine", "hubness", "largest k-occurrence"]
     text += _table([*head, "in nobody's ten nearest"], rows, 1)
     text += (
-        f"<h3>Nearest neighbours of {len(facts['judged'])} items</h3>\n<p>By cosine, among the items "
-        "of the maps. The first half are the most used ones, the others were drawn from the tail. "
-        "Do you know them? Then judge whether the neighbours get better from left to right.</p>\n"
+        f"<h3>Nearest neighbours of {len(facts['judged'])} items</h3>\n<p>By cosine, among the "
+        "items of the maps. The first half are the most used ones, the others were drawn from "
+        "the tail. Do you know them? Then judge whether the neighbours get better from "
+        "left to right.</p>\n"
     )
     return text + _judged(facts["judged"], list(stages))
 
@@ -532,7 +540,8 @@ def _judged(judged: Sequence[Facts], stages: Sequence[str]) -> str:
         ]
         for name in stages:
             near = "".join(
-                f"<li>{escape(other['title'])}<small>{escape('; '.join(other['rest']))}</small></li>"
+                f"<li>{escape(other['title'])}"
+                f"<small>{escape('; '.join(other['rest']))}</small></li>"
                 for other in each["near"][name]
             )
             cells.append(f'<td data-stage="{escape(name)}"><ol class="near">{near}</ol></td>')
@@ -559,7 +568,10 @@ def _data(facts: Facts) -> str:
             f"training interactions with the {facts['head_items']:,} head items",
             f"{100 * facts['head_share']:.1f} %",
         ],
-        ["items without a training interaction", f"{facts['items_without_training_interactions']:,}"],
+        [
+            "items without a training interaction",
+            f"{facts['items_without_training_interactions']:,}",
+        ],
     ]
     if "tokens" in facts:
         each = facts["tokens"] / facts["items"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from models.item import Catalogue, Item
+from models.item import Item
 from models.llm import LLMError
 from models.prompt import PromptTemplate
 from training import JobError
@@ -82,9 +82,7 @@ def collect(run: Run) -> dict[str, Any]:
     """All that is shown, by section; a section that cannot be has `missing` and `command`."""
     journal = Journal(run.folder)
 
-    def section(
-        make: Callable[[], dict[str, Any]], command: str, *options: str
-    ) -> dict[str, Any]:
+    def section(make: Callable[[], dict[str, Any]], command: str, *options: str) -> dict[str, Any]:
         try:
             return make()
         except (JobError, LLMError) as error:
@@ -223,9 +221,9 @@ def _with_interval(values: NDArray[np.float64], spec: Any) -> dict[str, float]: 
 
 
 def _ablation(run: Run) -> dict[str, Any]:
-    """Results of comparisons of this run: the one it is a part of, or of the same data beside it."""
+    """Results of the comparison that this run is a part of, and of those of its data beside it."""
     own = run.folder.absolute().parents[1]
-    beside = [folder for folder in run.folder.absolute().parent.glob("compare-*")]
+    beside = run.folder.absolute().parent.glob("compare-*")
     found = []
     for folder in dict.fromkeys([own, *sorted(beside)]):
         for name in ("final-results.json", "results.json"):
@@ -341,10 +339,8 @@ def _told(item: Item, template: PromptTemplate) -> dict[str, Any]:
 
 
 def _words(value: object, most: int = 80) -> str:
-    if isinstance(value, list):
-        text = ", ".join(_words(part) for part in value)
-    else:
-        text = str(value)
+    parts = [_words(part) for part in value] if isinstance(value, list) else [str(value)]
+    text = ", ".join(parts)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -387,7 +383,9 @@ def _coloured(
 def _values(value: object) -> list[str]:
     """Words that an item may be sorted by: of a list each, of a list of lists the first of each."""
     if isinstance(value, list):
-        found = [v for part in value for v in _values(part)[: 1 if isinstance(part, list) else None]]
+        found = [
+            v for part in value for v in _values(part)[: 1 if isinstance(part, list) else None]
+        ]
         return list(dict.fromkeys(found))
     text = str(value).strip() if isinstance(value, str | bool) else ""
     return [text] if text and not text.replace(".", "").isdecimal() and len(text) <= 40 else []
