@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from training import JobError
 from training.command_line import DONE, FAILED, PROGRAM, STEPS, STOPPED, completion, parse
@@ -125,7 +125,9 @@ def _jobs(given: argparse.Namespace, words: list[str]) -> None:
         _report(whole)
 
 
-def _export_as(run: "Run", form: str, output: str | None) -> None:
+def _export_as(
+    run: "Run", form: Literal["npy", "parquet", "sentence-transformers"], output: str | None
+) -> None:
     from pathlib import Path  # noqa: PLC0415
 
     from training.formats import export_as  # noqa: PLC0415

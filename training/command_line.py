@@ -115,7 +115,7 @@ class _Parser(argparse.ArgumentParser):
 def _examples(shown: list[tuple[str, str]]) -> str:
     lines = ["examples:"]
     for command, told in shown:
-        whole = command if command.startswith("eval") else f"{PROGRAM} {command}"
+        whole = command if command.startswith("eval ") else f"{PROGRAM} {command}"
         lines += [f"  {whole}", f"      {told}"]
     return "\n".join(lines)
 

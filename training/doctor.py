@@ -274,18 +274,23 @@ def _ping(url: str, where: str) -> str:
     """The line that a PING, with the address's password, is answered by."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(WAIT_S)
-        connection.connect(where)
-    else:
-        host, _, port = where.rpartition(":")
-        connection = socket.create_connection((host, int(port)), timeout=WAIT_S)
-        if parts.scheme.startswith("rediss"):
-            connection = ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(WAIT_S)
+            connection.connect(where)
+            return _asked(url, connection)
+    host, _, port = where.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+        if not parts.scheme.startswith("rediss"):
+            return _asked(url, connection)
+        with ssl.create_default_context().wrap_socket(connection, server_hostname=host) as safe:
+            return _asked(url, safe)
+
+
+def _asked(url: str, connection: socket.socket) -> str:
+    parts = urlsplit(url)
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
     login = [unquote(each) for each in (user, password) if each]
-    with connection:
-        lines = connection.makefile("rwb")
+    with connection.makefile("rwb") as lines:
         if password and not parts.scheme.endswith("sentinel"):
             lines.write(_words("AUTH", *login))
             lines.flush()

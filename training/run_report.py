@@ -363,9 +363,9 @@ def _coloured(
         top = sorted(often, key=lambda value: (-often[value], value))[:COLOURED]
         # One value that all have tells nothing apart.
         top = [value for value in top if 2 <= often[value] < 0.9 * len(items)]
-        groups: dict[str, list[int]] = {value: [] for value in top} | {"other": []}
+        groups: dict[str, list[int]] = {value: [] for value in [*top, "other"]}
         for place, each in enumerate(values):
-            first = min((v for v in each if v in groups), key=top.index, default="other")
+            first = min((v for v in each if v in top), key=top.index, default="other")
             groups[first].append(place)
         share = 1 - len(groups["other"]) / len(items)
         if len(top) > 1 and share > best[0]:

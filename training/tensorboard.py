@@ -25,8 +25,8 @@ def write_curves(
 
     shutil.rmtree(folder, ignore_errors=True)
     for run, series in curves.items():
-        with SummaryWriter(str(folder / run)) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(folder / run)) as writer:
             for name, points in series.items():
                 for step, value in points:
-                    writer.add_scalar(name, value, int(step))  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, int(step))
     return True

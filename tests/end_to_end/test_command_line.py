@@ -93,7 +93,9 @@ def test_ctrl_c_leaves_what_the_printed_command_goes_on_with(
     config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
     command = [sys.executable, "-m", "training", "run", "--config", str(config)]
     checkpoint = f"{tmp_path}/cache/views/*/checkpoint.pt"
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # A shell that runs the tests in the background has the signal ignored.
+    heard = ["env", "--default-signal=INT", *command]
+    with subprocess.Popen(heard, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 200
         while not list(tmp_path.glob("cache/views/*/checkpoint.pt")):
             assert process.poll() is None, "ended too early"
@@ -114,7 +116,8 @@ def test_ctrl_c_leaves_what_the_printed_command_goes_on_with(
         for each in (tmp_path / "run", trained)
     ]
     assert ended[0] == ended[1]
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    text = (tmp_path / "run" / "log.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     of_rat = [line["ended"] for line in lines if line.get("step") == "rat"]
     assert of_rat == ["stopped", "done"]
 

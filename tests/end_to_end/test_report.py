@@ -32,7 +32,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
         self.refers += [found[name] for name in ("src", "href", "xlink:href") if name in found]
-        self.ids += [found["id"]] * ("id" in found)
+        self.ids += [found[name] for name in ("id",) if name in found]
         if tag == "svg":
             self.charts.append(found)
         if tag not in VOID:
@@ -117,7 +117,8 @@ def test_its_numbers_are_those_of_the_run(page: Page, run: Path) -> None:
 
 
 def test_its_curves_have_a_point_for_every_step_and_epoch(facts: dict[str, Any], run: Path) -> None:
-    lines = [json.loads(line) for line in (run / "scft" / "metrics.jsonl").open()]
+    text = (run / "scft" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     assert facts["scft"]["loss"] == [[line["step"], line["loss"]] for line in lines]
     for view, found in facts["rat"]["views"].items():
         epochs = json.loads((run / "rat" / view / "done.json").read_text())["epochs"]

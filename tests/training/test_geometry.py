@@ -29,7 +29,7 @@ def test_a_hub_is_in_everybodys_ten_nearest_and_makes_the_skewness_large() -> No
         [np.cos(np.arange(60) / 60 * 2 * np.pi), np.sin(np.arange(60) / 60 * 2 * np.pi)]
     )
     even = geometry(ring.T.astype(np.float32))
-    spread = random.normal(size=(200, 300)).astype(np.float32)
+    spread = random.normal(size=(200, 3000)).astype(np.float32)
     hub = np.concatenate([spread, spread.mean(axis=0, keepdims=True)])
 
     found = geometry(hub)
