@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from service.errors import UnknownItem
-from service.index import Block, Floats, Mask, Places, Snapshot
+from service.index import Floats, Main, Mask, Places, Snapshot
 from service.metrics import Metrics
 from service.rounds import Rounds
 from service.store import CatalogueStore
@@ -88,8 +88,8 @@ class Recommender:
         self._score_all = score_all
         self.alike = "content" if "content" in bundle.views else bundle.open_views[0]
         # Of the main block: what models.scorer makes of it, and where training's items stand.
-        self._stacked: tuple[Block, Stacked] | None = None
-        self._trained: tuple[Block, Places] | None = None
+        self._stacked: tuple[Main, Stacked] | None = None
+        self._trained: tuple[Main, Places] | None = None
         self._questions = Rounds(self._rank_together, ranking, TOGETHER)
         self._searches = Rounds(self._search_together, ranking)
 
@@ -192,7 +192,7 @@ class Recommender:
             places, scores = self._following(snapshot, question.history)
             followed[row, places] = scores
         ks = [question.k for question, _ in asked]
-        if len(snapshot) <= self._score_all:
+        if len(snapshot) <= self._score_all and snapshot.main.exact:
             everyone = self._score_everyone(snapshot, queries, followed)
             may_come = [np.flatnonzero(may) for may in allowed]
             scored = [(each, row[each]) for each, row in zip(may_come, everyone, strict=True)]
@@ -256,7 +256,7 @@ class Recommender:
         rows, scores = self._bundle.following(history)
         if self._trained is None or self._trained[0] is not snapshot.main:
             ids = self._bundle.catalogue.ids
-            places = np.array([snapshot.main.rows.get(each, -1) for each in ids], np.int64)
+            places = np.array([snapshot.main.place(each) for each in ids], np.int64)
             self._trained = (snapshot.main, places)
         places = self._trained[1][rows - 1]
         for at in np.flatnonzero(~snapshot.stands(places)).tolist():

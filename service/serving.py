@@ -136,7 +136,9 @@ class Serving:
             self._enter("checking the encoder")
             parity = check_encoder(bundle)
             self._enter("opening the catalogue")
-            store = CatalogueStore.open(settings.catalogue_dir, bundle)
+            store = CatalogueStore.open(
+                settings.catalogue_dir, bundle, quantised=settings.index_dtype == "int8"
+            )
             self._parts = self._assemble(bundle, store, parity)
             self.metrics.loaded(bundle.bundle_hash, bundle.encoder_hash)
             self.metrics.index_items.set_function(lambda: store.snapshot.shown)

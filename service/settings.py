@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         "auto", description="what the LLM runs in; auto is what the bundle was encoded in"
     )
     catalogue_dir: Path = CATALOGUE_DIR
+    index_dtype: Literal["float32", "int8"] = Field(
+        "float32",
+        description="how vectors are kept in memory beyond 100,000 items; int8 takes a quarter, "
+        "and scores are nearly as they were",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     api_keys_file: Path | None = Field(
         None, description="keys that clients must have; a line is `name scopes key`"

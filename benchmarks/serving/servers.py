@@ -152,11 +152,11 @@ def ours(bundle: Path, catalogue: Path | None = None, **settings: object) -> Ite
             yield server
 
 
-def tiny(folder: Path, count: int = 100) -> Path:
+def tiny(folder: Path, count: int = 100, **fields: Any) -> Path:  # noqa: ANN401
     """A bundle of films with an LLM that takes no time, for what does not depend on one."""
     from tests.tiny import write_llm, write_tiny_bundle  # noqa: PLC0415 - torch comes with it
 
-    return write_tiny_bundle(folder / "bundle", write_llm(folder / "llm"), count=count)
+    return write_tiny_bundle(folder / "bundle", write_llm(folder / "llm"), count=count, **fields)
 
 
 @contextmanager
