@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _guarded(given, words)
     except KeyboardInterrupt:
-        return _stopped(given, words)
+        pass  # the progress bar goes with the error; what is said comes after it
+    return _stopped(given, words)
 
 
 def _guarded(given: argparse.Namespace, words: list[str]) -> int:

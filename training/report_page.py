@@ -161,7 +161,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0)
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>\n" for row in rows)
     return (
-        f'<div class="wide"><table><thead><tr>{cells(head, "th")}</tr></thead>\n'
+        f'<div class="wide" tabindex="0"><table><thead><tr>{cells(head, "th")}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div>\n"
     )
 
@@ -547,7 +547,7 @@ def _judged(judged: Sequence[Facts], stages: Sequence[str]) -> str:
             cells.append(f'<td data-stage="{escape(name)}"><ol class="near">{near}</ol></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>\n")
     return (
-        f'<div class="wide"><table class="judged"><thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide" tabindex="0"><table class="judged"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{''.join(rows)}</tbody></table></div>\n"
     )
 
@@ -639,7 +639,11 @@ def _cost(facts: Facts) -> str:
         text += '<p class="missing">No command was written down for this run.</p>\n'
     last = facts["commands"][-1] if facts["commands"] else facts
     rows = [
-        *([f"machine: {name}", str(value)] for name, value in last["machine"].items() if value),
+        *(
+            [f"machine: {name.replace('_gib', ', GiB')}", str(value)]
+            for name, value in last["machine"].items()
+            if value
+        ),
         *([f"version: {name}", str(value)] for name, value in last["versions"].items()),
     ]
     text += "<h3>Machine and versions</h3>\n" + _table(["", ""], rows)
