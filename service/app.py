@@ -27,6 +27,7 @@ from service.routes import (
     items_batch,
     items_import,
     items_list,
+    items_map,
     neighbours,
     openai,
     recommend,
@@ -93,6 +94,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         items_batch,
         items_import,
         items_list,
+        items_map,
         openai,
         health,
     ):

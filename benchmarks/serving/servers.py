@@ -45,6 +45,12 @@ class Server:
     process: "subprocess.Popen[bytes]"
     port: int
     log: Path
+    killed: bool = False
+
+    def kill(self) -> None:
+        """Give it no time for anything."""
+        self.killed = True
+        self.process.kill()
 
     @property
     def rss_mb(self) -> float:
@@ -119,7 +125,7 @@ def started(
                     raise SystemExit(f"{' '.join(command)} did not start:\n{last}") from None
                 time.sleep(0.1)
         yield server
-        if process.poll() is not None:
+        if process.poll() is not None and not server.killed:
             last = log.read_text(errors="replace")[-3000:]
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{last}")
     finally:
