@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.plane import Plane
+
 Floats = NDArray[np.float32]
 K = 10  # neighbours that hubs are counted among
 CHUNK = 1024  # items compared with all others at once
@@ -81,15 +83,13 @@ def plane(vectors: Floats, like: Floats | None = None) -> tuple[Floats, float]:
     Returns:
         (n, 2) float32, and the share of the variance that the plane shows.
     """
-    centred = unit(vectors).astype(np.float64)
-    centred -= centred.mean(axis=0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    points = left[:, :2] * sizes[:2]
-    if points.shape[1] < 2:
-        points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    found = Plane.fit(unit(vectors))
+    centred = unit(vectors).astype(np.float64) - found.mean
+    lengths = np.linalg.norm(found.axes, axis=0)
+    points = centred @ (found.axes / np.where(lengths > 0, lengths, 1))
+    variance = float(np.square(centred).sum())
+    shown = float(np.square(points).sum()) / variance if variance else 1.0
     if like is not None:
         turn, _, back = np.linalg.svd(points.T @ like.astype(np.float64))
         points = points @ (turn @ back)
-    variance = float(np.square(sizes).sum())
-    shown = float(np.square(sizes[:2]).sum()) / variance if variance else 1.0
     return points.astype(np.float32), shown
