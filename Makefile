@@ -26,14 +26,14 @@ test: extras := service,training,test
 test: ## install, then run the tests; they are offline
 	$(install)
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m cluster
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring"
 
 check: extras := service,training,test,dev
 check: ## install, then lint, check the format and the types, look for what is not safe
 	$(install)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
-	$(python) -m mypy --strict models training service
+	$(python) -m mypy --strict models training service examples
 	$(python) -m bandit -q -r -c pyproject.toml --severity-level medium models training service scripts
 	$(python) scripts/audit.py
 

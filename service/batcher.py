@@ -116,6 +116,7 @@ class Batcher:
         self._metrics = metrics
         self._keep = keep
         metrics.batch_budget.set(batch_tokens)
+        metrics.queue_limit.set(max_queue_tokens)
         self._entries: dict[str, _Entry] = {}  # all that wait or run
         self._ready: dict[str, _Entry] = {}  # tokenised and not yet running, oldest first
         self._queued = 0  # tokens of _entries
@@ -141,6 +142,11 @@ class Batcher:
         """How long the batch that runs has been running; 0 where none does."""
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self._queued
 
     def retry_after_s(self) -> float:
         """When what waits now will be done, by the measured rate: 1 to 60 seconds."""

@@ -35,12 +35,24 @@ class CatalogueSettings(BaseSettings):
     catalogue_dir: Path = CATALOGUE_DIR
 
 
+class ClientSettings(BaseSettings):
+    """What a client of a running service on this machine needs to know."""
+
+    model_config = CatalogueSettings.model_config
+
+    port: int = Field(8000, ge=1, le=65535)
+    api_key: str | None = None
+
+
 class Settings(BaseSettings):
     """Read once at start-up from the environment, by read_settings."""
 
     model_config = CatalogueSettings.model_config
 
     bundle: DirectoryPath = Field(description="folder that `python -m training export` wrote")
+    bundles_dir: DirectoryPath | None = Field(
+        None, description="folder of the bundles that `python -m service reindex` may name"
+    )
     llm: DirectoryPath | None = Field(
         None, description="folder of the base LLM, for a bundle exported without it"
     )
@@ -98,6 +110,11 @@ class Settings(BaseSettings):
         "",
         description="origins whose pages may ask, as in https://shop.example; commas between",
     )
+    filterable: str = Field(
+        "*",
+        description="attributes that filters may name, commas between; * is all, and takes the "
+        "memory of all",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line of the log"
     )
@@ -114,6 +131,20 @@ class Settings(BaseSettings):
     def cors(self) -> list[str]:
         """The origins of cors_origins."""
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
+    def filterable_names(self) -> frozenset[str] | None:
+        """The names of filterable; None for all."""
+        names = frozenset(name.strip() for name in self.filterable.split(",") if name.strip())
+        return None if names == {"*"} else names
+
+    @field_validator("filterable")
+    @classmethod
+    def _all_or_some(cls, value: str) -> str:
+        names = {name.strip() for name in value.split(",")}
+        if "*" in names and len(names) > 1:
+            raise ValueError("* is all attributes; write it alone, or names alone")
+        return value
 
     @field_validator("cors_origins")
     @classmethod
@@ -179,6 +210,20 @@ def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic chec
 def read_catalogue_dir(override: str | None) -> Path:
     """The catalogue's folder alone, for what needs no bundle; an override wins."""
     return Path(override) if override else CatalogueSettings().catalogue_dir
+
+
+def read_client_settings() -> ClientSettings:
+    """What a client of a service on this machine needs to know.
+
+    Raises:
+        BadSettings: a value cannot be used.
+    """
+    try:
+        return ClientSettings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        variable = PREFIX + str(first["loc"][0]).upper()
+        raise BadSettings(f"{variable} is {json.dumps(first['input'])}: {first['msg']}") from None
 
 
 def describe(name: str) -> str:

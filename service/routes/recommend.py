@@ -3,16 +3,17 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.item import Popularity
 from service.errors import Invalid, problems
 from service.explain import attribute_shares
-from service.incoming import LARGEST
+from service.filters import LOWER, MAX_VALUES, UPPER
+from service.incoming import LARGEST, require_active
 from service.index import Floats
 from service.inline import HistoryElement, ItemId, seen
 from service.recommender import Strategy, Used
@@ -22,9 +23,48 @@ from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
+FILTER = {
+    "and": [
+        {"attribute": "genres", "in": ["Comedy", "Drama"]},
+        {"attribute": "release_year", "gte": "1990", "lt": "2000"},
+    ]
+}
+ForBundle = Annotated[
+    str | None,
+    Field(
+        max_length=200,
+        description="`bundle` of GET /info: only if that bundle is active, else 409. To be told "
+        "with vectors, which mean nothing in another.",
+    ),
+]
 MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
+]
+SCALAR = {"type": ["string", "number", "boolean"]}
+Filtering = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "properties": {
+                "attribute": {"type": "string"},
+                "eq": SCALAR,
+                "in": {"type": "array", "items": SCALAR, "maxItems": MAX_VALUES},
+                **{name: {"type": ["string", "number"]} for name in (*LOWER, *UPPER)},
+                "exists": {"type": "boolean"},
+                "and": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+                "or": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+                "not": {"type": "object"},
+            },
+            "additionalProperties": False,
+        }
+    ),
+    Field(
+        description="Only items that match: a condition on an attribute, or filters joined by "
+        "`and`, `or`, `not`. A list matches if one of its members does.",
+        examples=[FILTER],
+    ),
 ]
 
 
@@ -43,12 +83,11 @@ class RecommendRequest(BaseModel):
         "that need not be in the catalogue, by their attributes or vectors. Empty for somebody "
         "who is not known.",
     )
-    bundle: str | None = Field(
-        None, description="Hash of the bundle that vectors in the history belong to."
-    )
+    bundle: ForBundle = None
     k: K = 25
     exclude: Exclude = []
     exclude_history: bool = Field(True, description="Whether to leave the history's items out.")
+    filter: Filtering = None
     explain: Literal["none", "history", "attributes"] = Field(
         "none",
         description="`history` tells of each item which item of the history is nearest to it; "
@@ -128,7 +167,7 @@ class RecommendResponse(BaseModel):
     unknown_history: list[str] = Field(description="Ids of the history that were skipped.")
     degraded: list[str] = Field(
         description="`no_history`: the history is empty or says nothing by this strategy. "
-        "`fewer_than_k`: no more items are allowed. `cache`: Redis cannot be reached.",
+        "`fewer_than_k`: no more items are allowed and match. `cache`: Redis cannot be reached.",
         examples=[[]],
     )
     took_ms: float
@@ -149,6 +188,8 @@ class SearchRequest(BaseModel):
     )
     k: K = 25
     exclude: Exclude = []
+    filter: Filtering = None
+    bundle: ForBundle = None
 
 
 class SearchResponse(BaseModel):
@@ -158,7 +199,7 @@ class SearchResponse(BaseModel):
     view: str
     items: list[ScoredItem]
     degraded: list[str] = Field(
-        description="`fewer_than_k`: no more items are allowed.", examples=[[]]
+        description="`fewer_than_k`: no more items are allowed and match.", examples=[[]]
     )
     took_ms: float
 
@@ -194,6 +235,7 @@ async def recommend(
     An empty history is answered with what is popular, and that is said.
     """
     started = time.perf_counter()
+    require_active(query.bundle, parts.bundle.bundle_hash)
     if query.explain == "attributes" and query.k > MAX_EXPLAINED:
         raise Invalid.field(
             "k", f"must be {MAX_EXPLAINED} at most where attributes are explained", query.k
@@ -203,6 +245,7 @@ async def recommend(
         raise Invalid.field(
             "strategy", f"the bundle has no view for it; it has {known}", query.strategy
         )
+    matching = parts.store.filter_of(query.filter)
     ranked = await parts.recommender.recommend(
         await seen(
             query.history, query.bundle, serving.settings.max_items, parts.bundle, parts.embedder
@@ -211,6 +254,7 @@ async def recommend(
         query.exclude,
         query.exclude_history,
         query.explain != "none",
+        matching=matching,
         strategy=query.strategy,
         diversity=query.diversity,
         explore=query.explore,
@@ -266,7 +310,7 @@ async def _explain(
 @router.post(
     "/search",
     summary="Find the items nearest to a vector",
-    responses=problems(400, 413, 415, 422, 503, 504),
+    responses=problems(400, 409, 413, 415, 422, 503, 504),
 )
 async def search(
     query: SearchRequest, parts: Annotated[Parts, Depends(parts_of)]
@@ -276,6 +320,7 @@ async def search(
     For a recommender of one's own: its user vector in, item ids out.
     """
     started = time.perf_counter()
+    require_active(query.bundle, parts.bundle.bundle_hash)
     view = parts.bundle.views.get(query.view)
     if view is None:
         raise Invalid.field("view", f"must be one of {', '.join(parts.bundle.views)}", query.view)
@@ -288,6 +333,10 @@ async def search(
     if np.abs(vector).max() > LARGEST:
         raise Invalid.field("vector", f"holds a number beyond {LARGEST:g}; scores would overflow")
     found = await parts.recommender.search(
-        view.name, vector.astype(np.float32), query.k, query.exclude
+        view.name,
+        vector.astype(np.float32),
+        query.k,
+        query.exclude,
+        parts.store.filter_of(query.filter),
     )
     return SearchResponse.of(parts.bundle.bundle_hash, view.name, found, query.k, started)

@@ -29,6 +29,7 @@ class FakeBundle:
         default_factory=lambda: {n: SimpleNamespace(width=w) for n, w in WIDTHS.items()}
     )
     manifest: Any = field(default_factory=lambda: SimpleNamespace(llm_dim=3))
+    encoder_hash: str = "e" * 64
 
     @property
     def catalogue(self) -> Catalogue:
@@ -55,8 +56,10 @@ def an_entry(item_id: str, title: str = "Ran", value: float = 1.0) -> Entry:
     )
 
 
-def open_store(folder: Path, **fields: object) -> CatalogueStore:
-    return CatalogueStore.open(folder, FakeBundle(**fields))  # type: ignore[arg-type]
+def open_store(
+    folder: Path, filterable: frozenset[str] | None = None, **fields: object
+) -> CatalogueStore:
+    return CatalogueStore.open(folder, FakeBundle(**fields), filterable)  # type: ignore[arg-type]
 
 
 def main() -> None:
