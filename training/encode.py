@@ -168,5 +168,16 @@ def read_untuned_vectors(run: Run) -> NDArray[np.float32]:
         return _read(shared.folder)
 
 
+def read_untuned_vectors_of(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The same of some of the catalogue's places (m,) alone, ascending: (m, d_llm)."""
+    encoded = run.finished("encode")
+    if run.config.encode.vectors == "tf-idf" or not run.finished("scft").facts["adapter"]:
+        return read_llm_vectors(encoded)[rows]
+    catalogue = read_prepared(run)[0]
+    some = Catalogue(catalogue[place] for place in rows.tolist())
+    with _vectors(run, RunLLM.untuned(run), some) as shared:
+        return _read(shared.folder)
+
+
 def _read(folder: Path) -> NDArray[np.float32]:
     return np.concatenate([load_file(path)["llm"] for path in sorted(folder.glob("*.safetensors"))])

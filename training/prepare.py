@@ -5,6 +5,8 @@ where items are held out.
 """
 
 import logging
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from models.item import Catalogue, InvalidItem, read_items, write_items
 from models.llm import sha256_of
 from training import JobError
 from training.cold import ColdItems
-from training.fetch import data_folder
+from training.fetch import DATA, data_folder
 from training.interactions import Interactions, Split, by_time, leave_one_out
 from training.recipe import Run, Step, digest
 from training.sources import Events, tabular
@@ -41,28 +43,8 @@ def prepare(run: Run) -> Step:
     if step.done:
         return step
 
-    source = form.load(folder) if form else tabular.load(folder, data.items, data.interactions)
-    if not source.items or not source.events.users:
-        what = "item with attributes" if source.events.users else "interaction"
-        raise JobError(f"{data.path}: {' and '.join(names)} hold no {what}")
-    try:
-        catalogue = Catalogue(source.items)
-    except InvalidItem as error:
-        raise JobError(f"{data.path}: {error}") from None
-    events, unknown = known(source.events, catalogue, data.unknown_items)
-    if data.core:
-        events, catalogue = core(events, catalogue, data.core)
-    interactions = histories(events, catalogue)
-    held = ColdItems.draw(interactions, data.cold, run.config.seed) if data.cold else None
-    try:
-        split = _split(run, interactions, catalogue, held)
-    except ValueError as error:
-        raise JobError(f"{data.path}: {error}") from None
-    if max(len(history) for history in split.train) < 2:
-        raise JobError(
-            f"{data.path}: no user has 4 interactions, so there is nothing to learn from"
-        )
-
+    read = _read(run, folder)
+    catalogue, interactions, held, split = read.catalogue, read.interactions, read.held, read.split
     write_items(step.folder / "items.jsonl", catalogue)
     interactions.save(step.folder)
     if held:
@@ -75,12 +57,75 @@ def prepare(run: Run) -> Step:
         users=len(interactions),
         users_left_out=short,
         interactions=len(interactions.rows),
-        interactions_with_unknown_items=unknown,
-        interactions_repeated=source.repeats,
+        **read.left_out,
         items_without_training_interactions=int((split.counts[1:] == 0).sum()),
         data=digest([[item.model_dump() for item in catalogue], interactions.rows.tolist()]),
     )
     return step
+
+
+class _Read(NamedTuple):
+    """What a source holds, checked; `left_out`: how much of what is not in it."""
+
+    catalogue: Catalogue
+    interactions: Interactions
+    held: ColdItems | None
+    split: Split
+    left_out: dict[str, int]
+
+
+def _read(run: Run, folder: Path) -> _Read:
+    """Read a source's files.
+
+    Raises:
+        JobError: they are wrong; says where.
+    """
+    data = run.config.data
+    form = FORMATS.get(data.source)
+    source = form.load(folder) if form else tabular.load(folder, data.items, data.interactions)
+    if not source.items or not source.events.users:
+        names = form.files(folder) if form else (data.items, data.interactions)
+        what = "item with attributes" if source.events.users else "interaction"
+        raise JobError(f"{data.path}: {' and '.join(names)} hold no {what}")
+    try:
+        catalogue = Catalogue(source.items)
+    except InvalidItem as error:
+        raise JobError(f"{data.path}: {error}") from None
+    events, unknown = known(source.events, catalogue, data.unknown_items)
+    left_out = {
+        "interactions_with_unknown_items": unknown,
+        "interactions_repeated": source.repeats,
+    }
+    if data.core:
+        before = len(events.users), len(catalogue)
+        events, catalogue = core(events, catalogue, data.core)
+        left_out["interactions_outside_core"] = before[0] - len(events.users)
+        left_out["items_outside_core"] = before[1] - len(catalogue)
+    interactions = histories(events, catalogue)
+    held = ColdItems.draw(interactions, data.cold, run.config.seed) if data.cold else None
+    try:
+        split = _split(run, interactions, catalogue, held)
+    except ValueError as error:
+        raise JobError(f"{data.path}: {error}") from None
+    if max(len(history) for history in split.train) < 2:
+        raise JobError(
+            f"{data.path}: no user has 4 interactions, so there is nothing to learn from"
+        )
+    return _Read(catalogue, interactions, held, split, left_out)
+
+
+def preview(run: Run) -> tuple[Catalogue, Split] | None:
+    """What prepare would make, without writing anything; None where the data is not on this disk.
+
+    Raises:
+        JobError: the source is wrong; says where.
+    """
+    path = run.config.data.path
+    folder = run.cache / "data" / path if path in DATA else Path(path).expanduser()
+    if not folder.is_dir():
+        return None
+    read = _read(run, folder)
+    return read.catalogue, read.split
 
 
 def read_prepared(run: Run) -> tuple[Catalogue, Split]:

@@ -186,8 +186,11 @@ class Run:
             yield Step(folder / name, made)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, keep_config: bool = False) -> Iterator[None]:
         """Keep every other process out of this run folder, and leave the configuration in it.
+
+        Args:
+            keep_config: leave that which stands there.
 
         Raises:
             JobError: another process works in it, or it cannot be written.
@@ -202,8 +205,9 @@ class Run:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise JobError(f"another process works in {self.folder}; wait for it") from None
-            text = self.config.model_dump_json(indent=1) + "\n"
-            write_atomically(self.folder / "config.json", text)
+            if not keep_config:
+                text = self.config.model_dump_json(indent=1) + "\n"
+                write_atomically(self.folder / "config.json", text)
             yield
 
 

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -193,6 +194,23 @@ def _tune(tuner: "_Tuner", shared: Step, spec: SCFT, look: Look | None) -> None:
     shared.finish(steps=watched.step if look else steps)
     for each in (checkpoint, best, shared.folder / ACTIVATIONS):
         each.unlink(missing_ok=True)
+
+
+def step_seconds(items: Sequence[Item], folder: Path, config: RunConfig) -> float:
+    """What a step takes here, by one of them on some items; nothing of it is kept.
+
+    Args:
+        items: as many as one batch has, or more.
+        folder: of the LLM.
+    """
+    places = None
+    if config.scft.objective == "places":
+        places = np.random.default_rng(0).normal(size=(len(items), 64)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as work:
+        tuner = _Tuner(items, folder, config, places, Path(work))
+        started = time.monotonic()
+        tuner.step(0, 2)
+        return time.monotonic() - started
 
 
 class _Watched(NamedTuple):

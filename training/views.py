@@ -3,7 +3,9 @@
 Shapes: U users, n items, m rows, P predictions, N negatives, D = dim.
 """
 
+import dataclasses
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from training.recipe import Step
 
 PROJECTED = 0.25  # of a projection in a hybrid vector; at 1 it drowns what is learnt
 K = 10  # early stopping looks at NDCG@10
+PART = 256  # users that an epoch is timed with
 Align = Callable[[NDArray[np.int64], Tensor], Tensor]
 
 
@@ -211,6 +214,30 @@ def train_view(
     step.finish(epochs=epoch, validation_ndcg10=round(best, 5))
     checkpoint.unlink(missing_ok=True)
     return view
+
+
+def epoch_seconds(spec: SequenceSpec, split: Split) -> float:
+    """What an epoch takes here, its look at the validation split included; out of a part of one.
+
+    Of learnt vectors; a projection's epoch differs by little.
+    """
+    torch.manual_seed(0)
+    items = len(split.counts) - 1
+    table = IdTable(items, spec.dim, unit=spec.temperature > 0)
+    model = build(spec.model, spec.dim, spec.max_history, **spec.options)
+    both = nn.ModuleDict({"table": table, "model": model}).to(runtime_device())
+    optimiser = torch.optim.AdamW(both.parameters(), fused=True)
+    some = dataclasses.replace(split, train=split.train[:PART])
+    started = time.monotonic()
+    _epoch(table, model, optimiser, spec, some, [0, 0], None)
+    trained = time.monotonic()
+    view = _view("id", table, model, spec, split)
+    asked = split.validation_questions(np.arange(min(PART, len(split.validation))))
+    Ranker.of([view], {"id": 1.0}).ranks(*asked)
+    ranked = time.monotonic() - trained
+    return (trained - started) * len(split.train) / len(some.train) + ranked * len(
+        split.validation
+    ) / len(asked.targets)
 
 
 def read_view(name: str, spec: SequenceSpec, split: Split, folder: Path) -> TrainedView:

@@ -139,6 +139,6 @@ def test_an_export_replaces_its_own_folder_and_no_other(
 def test_a_format_goes_with_export_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(trained.parent / "run.toml")
 
-    assert main(["rat", "--config", config, "--format", "npy"]) == 1
+    assert main(["rat", "--config", config, "--format", "npy"]) == 2
 
     assert "--format goes with export, not with rat" in capsys.readouterr().err

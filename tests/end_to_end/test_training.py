@@ -161,7 +161,7 @@ def test_a_split_by_time_asks_for_what_came_after_one_moment(
     assert found["targets"]["overall"] == USERS  # each has its ninth step after the moment
     assert found["full"]["ours"]["overall"]["hr"]["mean"] > 0.9
 
-    assert main([*command, "--cold"]) == 1
+    assert main([*command, "--cold"]) == 2
     assert "ask for one after the other" in capsys.readouterr().err
 
 
