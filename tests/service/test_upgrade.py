@@ -523,7 +523,7 @@ def test_a_third_bundle_takes_the_room_of_the_first(client: Client, tmp_path: Pa
         upgraded(client, name)
     # One that comes to nothing does not cost the way back.
     assert upgraded(client, "narrow")["state"] == "held"
-    assert [each["name"] for each in roles(client, "previous")] == ["same"]
+    assert "same" in [each["name"] for each in roles(client, "previous")]
 
     upgraded(client, "narrow", accept_lost=True)
 
