@@ -5,6 +5,8 @@ This is how it is read; models.bundle_writing writes it.
 manifest.json               what this is; SHA-256 of every other file
 README.md                   model card
 items.jsonl                 the training catalogue, in row order
+items.safetensors           `interactions` (n,) int64 of those items in the training split,
+                            `head` (n,) bool, `map_mean` (W,) and `map_axes` (W, 2) of models.plane
 llm_vectors.safetensors     `llm` (n, d_llm) of those items
 projection.safetensors      weights of the Projection
 views/NAME.safetensors      `items` (n, W), `present` (n,), `mean` (W,), `covariance` (W, W)
@@ -32,16 +34,18 @@ from models.encoder import (
     Tokens,
     dtype_name,
 )
-from models.item import Catalogue, Item, read_items
+from models.item import Catalogue, Item, Popularity, read_items
 from models.llm import fingerprint, fingerprint_folder
 from models.manifest import (
     BundleError,
     Manifest,
     ViewSpec,
+    alike,
     digest,
     read_manifest,
 )
 from models.neighbours import Neighbours
+from models.plane import Plane
 from models.projection import Projection
 from models.prompt import Prompt
 from models.scorer import Floats, Scorer, ViewStatistics
@@ -73,6 +77,9 @@ class Bundle:
         manifest: what manifest.json says.
         catalogue: the training items, in row order.
         llm_vectors: (n, d_llm) float32 of those items.
+        interactions: (n,) int64, theirs in the training split.
+        head: (n,) bool, which of them are the most interacted with.
+        plane: where vectors of the view `alike` stand on a map.
         scorer: the Scorer over this bundle's views.
         encoder_hash: LLM, LoRA, template, pooling, runtime dtype; what a cached LLM vector
             depends on.
@@ -85,6 +92,9 @@ class Bundle:
         encoder: Encoder,
         catalogue: Catalogue,
         llm_vectors: Floats,
+        interactions: NDArray[np.int64],
+        head: NDArray[np.bool_],
+        plane: Plane,
         projection: Projection,
         models: Mapping[str, torch.nn.Module],
         tables: Mapping[str, tuple[Floats, NDArray[np.bool_]]],
@@ -94,6 +104,9 @@ class Bundle:
         self.manifest = manifest
         self.catalogue = catalogue
         self.llm_vectors = llm_vectors
+        self.interactions = interactions
+        self.head = head
+        self.plane = plane
         self.scorer = scorer
         self.views: dict[str, ViewSpec] = {view.name: view for view in manifest.views}
         self.bundle_hash = manifest.bundle_hash
@@ -179,6 +192,9 @@ class Bundle:
                 f"{folder}: llm_vectors {llm_vectors.shape} and an encoder of width {encoder.dim} "
                 f"do not match {manifest.items} items of width {manifest.llm_dim}"
             )
+        known = load_arrays(folder / "items.safetensors")
+        if not len(known["interactions"]) == len(known["head"]) == len(catalogue):
+            raise BundleError(f"{folder}: items.safetensors is not of {len(catalogue)} items")
         projection = Projection(manifest.llm_dim, **dict(manifest.projection))
         projection.load_state_dict(load_tensors(folder / "projection.safetensors"))
         models, tables, statistics = {}, {}, {}
@@ -214,6 +230,9 @@ class Bundle:
             encoder,
             catalogue,
             llm_vectors,
+            known["interactions"],
+            known["head"],
+            Plane(known["map_mean"], known["map_axes"]),
             projection.eval().requires_grad_(False),
             models,
             tables,
@@ -302,6 +321,18 @@ class Bundle:
     def open_views(self) -> list[str]:
         """The views that any item has, whether training knew it or not, from its attributes."""
         return [n for n, view in self.views.items() if view.source in {"projection", "content"}]
+
+    @property
+    def alike(self) -> str:
+        """The view in which items are near that are alike by what they are."""
+        return alike({name: view.source for name, view in self.views.items()})
+
+    def popularity(self, item_id: str) -> Popularity:
+        """How much training knew of an item: `cold` is one without interactions, or unknown."""
+        row = self.catalogue.rows.get(item_id)
+        if row is None or not self.interactions[row - 1]:
+            return "cold"
+        return "head" if self.head[row - 1] else "tail"
 
     def training_views(self) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
         """Of each view, the exported vectors (n, W) of the training catalogue and who has one."""

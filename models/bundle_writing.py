@@ -27,9 +27,11 @@ from models.manifest import (
     ProjectionSpec,
     Source,
     ViewSpec,
+    alike,
     files_of,
 )
 from models.neighbours import Neighbours
+from models.plane import Plane
 from models.projection import Projection
 from models.prompt import PromptTemplate
 from models.scorer import Floats, ViewStatistics
@@ -79,6 +81,8 @@ def write_bundle(
     dtype: Literal["bfloat16", "float32"],
     catalogue: Catalogue,
     llm_vectors: Floats,
+    interactions: NDArray[np.int64],
+    head: NDArray[np.bool_],
     projection: Projection,
     projection_spec: ProjectionSpec,
     views: Sequence[TrainedView],
@@ -94,12 +98,20 @@ def write_bundle(
     Args:
         llm: folder of the base LLM; copied in when `include_llm`, else named by its fingerprint.
         llm_vectors: (n, d_llm) float32 in catalogue order.
+        interactions: (n,) of each item in the training split.
+        head: (n,) which items are the most interacted with.
         card: Markdown for README.md.
 
     Raises:
         BundleError: shapes disagree or a vector is not finite.
     """
-    for label, array in [("llm_vectors", llm_vectors), *((v.name, v.items) for v in views)]:
+    arrays: dict[str, NDArray[Any]] = {
+        "llm_vectors": llm_vectors,
+        "interactions": interactions,
+        "head": head,
+        **{view.name: view.items for view in views},
+    }
+    for label, array in arrays.items():
         if len(array) != len(catalogue):
             raise BundleError(f"{label} has {len(array)} rows for {len(catalogue)} items")
         if not np.isfinite(array).all():
@@ -110,16 +122,27 @@ def write_bundle(
     (partial / "views").mkdir(parents=True)
     write_items(partial / "items.jsonl", catalogue)
     save_arrays({"llm": llm_vectors}, partial / "llm_vectors.safetensors")
+    shown = {view.name: view for view in views}[alike({view.name: view.source for view in views})]
+    plane = Plane.fit(shown.items[shown.trained & shown.present])
+    save_arrays(
+        {
+            "interactions": np.ascontiguousarray(interactions, np.int64),
+            "head": np.ascontiguousarray(head, bool),
+            "map_mean": plane.mean,
+            "map_axes": plane.axes,
+        },
+        partial / "items.safetensors",
+    )
     save_tensors(_contiguous(projection), partial / "projection.safetensors")
     for view in views:
         statistics = view.statistics
-        arrays = {
+        table = {
             "items": np.ascontiguousarray(view.items),
             "present": np.ascontiguousarray(view.present),
             "mean": statistics.mean,
             "covariance": statistics.covariance,
         }
-        save_arrays(arrays, partial / "views" / f"{view.name}.safetensors")
+        save_arrays(table, partial / "views" / f"{view.name}.safetensors")
         save_tensors(_contiguous(view.model), partial / "views" / f"{view.name}.model.safetensors")
     if neighbours:
         save_arrays(

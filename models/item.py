@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from typing_extensions import TypeAliasType
@@ -16,6 +16,9 @@ CONTROL = re.compile("[\x00-\x1f\x7f]")
 MAX_ID_BYTES = 512
 MAX_ATTRIBUTES = 64
 MAX_DEPTH = 4  # a list of category paths is 2 deep; deeper nesting is no attribute any more
+
+# How much training knew of an item: the most interacted with, the rest, those without any.
+Popularity = Literal["head", "tail", "cold"]
 
 AttributeValue = TypeAliasType(
     "AttributeValue",

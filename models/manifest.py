@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from models.llm import sha256_of
 from models.projection import Activation, InputScaling
 from models.prompt import PromptTemplate
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 CARD = "README.md"
 Source = Literal["projection", "content", "table"]
@@ -117,6 +118,15 @@ class Manifest(BaseModel):
         return digest(facts)
 
 
+def alike(sources: Mapping[str, Source]) -> str:
+    """The view in which items are near that are alike by what they are.
+
+    Of views by name: the first of scaled LLM vectors, else of projected ones, else of any.
+    """
+    ranked: list[Source] = ["content", "projection", "table"]
+    return min(sources, key=lambda name: ranked.index(sources[name]))
+
+
 def digest(facts: object) -> str:
     """SHA-256 of facts as canonical JSON."""
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -143,7 +153,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} is not whole JSON ({error}); export the bundle again") from None
     found = fields.get("format") if isinstance(fields, dict) else None
     if found != FORMAT:
-        raise BundleError(f"{path} has format {found}; this version reads format {FORMAT}")
+        raise BundleError(
+            f"{path} has format {found}; this version reads format {FORMAT}: "
+            "export the bundle again"
+        )
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:

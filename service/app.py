@@ -28,6 +28,7 @@ from service.routes import (
     items_import,
     items_list,
     items_lookup,
+    items_map,
     neighbours,
     openai,
     recommend,
@@ -96,6 +97,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         items_import,
         items_list,
         items_lookup,
+        items_map,
         openai,
         health,
     ):

@@ -18,6 +18,8 @@ from models import OutOfMemory
 from models.item import InvalidItem
 
 MEDIA_TYPE = "application/problem+json"
+# What pydantic's paths call the members of a union, where it is told which of them a value is.
+AN_ID, AN_ITEM = "an id", "an item"
 MOST_ERRORS = 20  # of one body; more help nobody
 
 
@@ -356,6 +358,8 @@ def _path(parts: Sequence[Any], body: object, kind: str) -> tuple[list[Any], boo
             isinstance(node, list) and isinstance(part, int) and part < len(node)
         ):
             node = node[part]
+        elif part in (AN_ID, AN_ITEM):
+            continue
         elif not (last and kind == "missing"):
             foreign = True
             continue

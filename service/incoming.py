@@ -116,7 +116,7 @@ class Readying:
         for at, item in enumerate(items):
             if item.vectors is not None:
                 try:
-                    vectors = self._vectors(item.vectors, where[at])
+                    vectors = self.vectors(item.vectors, where[at])
                 except Invalid as error:
                     found[at] = error
                     continue
@@ -132,9 +132,7 @@ class Readying:
             for (at, vectors), views in zip(with_llm, made, strict=True):
                 found[at] = self._given(items[at], vectors, views)
         plain = [_plain(items[at]) for at in bare]
-        for at, each in zip(
-            bare, await self._embed(plain, [where[at] for at in bare]), strict=True
-        ):
+        for at, each in zip(bare, await self.embed(plain, [where[at] for at in bare]), strict=True):
             found[at] = (
                 each
                 if isinstance(each, Invalid)
@@ -142,7 +140,7 @@ class Readying:
             )
         return [each for each in found if each is not None]
 
-    async def _embed(self, items: Sequence[Item], where: Sequence[str]) -> list[Embedded | Invalid]:
+    async def embed(self, items: Sequence[Item], where: Sequence[str]) -> list[Embedded | Invalid]:
         """Embed those that can be rendered: together, or one by one if the LLM cannot read one."""
         found: list[Embedded | Invalid | None] = [None] * len(items)
         for at, item in enumerate(items):
@@ -177,7 +175,12 @@ class Readying:
                 found += answer
         return found
 
-    def _vectors(self, given: Mapping[str, Sequence[float] | str], where: str) -> dict[str, Floats]:
+    def vectors(self, given: Mapping[str, Sequence[float] | str], where: str) -> dict[str, Floats]:
+        """Of each view, and of `llm`, the vector that came.
+
+        Raises:
+            Invalid: there is none, or one that is not as its view has them.
+        """
         if not given:
             raise Invalid.field(f"{where}.vectors", "is empty; leave it out to run the LLM")
         return {view: self._vector(view, told, where) for view, told in given.items()}

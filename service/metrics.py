@@ -31,7 +31,7 @@ REFUSALS: dict[type[Exception], str] = {
 ADMISSION = ("requests", "bytes")  # what service.admission refuses for
 RESULTS = ("hit", "miss", "error", "bypass", "corrupt")
 STAGES = ("render", "cache", "queue", "tokenize", "forward", "project")
-FALLBACKS = ("unknown_history", "fewer_than_k")
+FALLBACKS = ("unknown_history", "fewer_than_k", "no_history")
 
 # Of the request that is being answered, the seconds of its stages, for its log line.
 stages: ContextVar[dict[str, float] | None] = ContextVar("stages", default=None)

@@ -1,16 +1,17 @@
 """A history to the items that are most likely next."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from service.errors import UnknownItem
-from service.index import Block, Floats, Mask, Places, Snapshot
+from service.index import Block, Floats, Mask, Places, Snapshot, Views
 from service.metrics import Metrics
 from service.rounds import Rounds
+from service.slate import arrange, candidates_for
 from service.store import CatalogueStore
 
 if TYPE_CHECKING:
@@ -25,28 +26,44 @@ CANDIDATES_PER_K = 20
 # Histories of one round. More are cheaper each, but then everybody who asks is in one round, and
 # nobody's request is parsed while it runs.
 TOGETHER = 8
+# Who is not known is shown what is popular, but not many of a kind.
+FALLBACK_DIVERSITY = 0.3
+
+Strategy = Literal["best", "popular", "id_only", "text_only"]
+Used = Strategy | Literal["fallback"]
 
 
 class Question(NamedTuple):
-    """A user's history, oldest first, how many items are wanted, and which not."""
+    """A user's history, oldest first, how many items are wanted, and which not.
 
-    history: Sequence[str]
+    An element of the history is an id, or of an item that need not be in the catalogue its views.
+    """
+
+    history: Sequence[str | Views]
     k: int
     exclude: Sequence[str]
     exclude_history: bool
     explain: bool
+    strategy: Strategy
+    diversity: float
+    explore: float
+    seed: int
 
 
 class Recommended(NamedTuple):
     """Ranked items, best first.
 
     Attributes:
+        strategy: by which they were found.
+        explored: ids of those that have the place of a better one.
         unknown: ids of the history that the catalogue lacks.
-        queries: (1, W) of each view, what the items were scored with.
+        queries: (1, W) of each view, what the items were scored with; none of what is popular.
         because: of each item, the item of the history that is nearest to it, if asked for.
     """
 
     items: list[tuple[str, float]]
+    strategy: Used
+    explored: Collection[str]
     unknown: list[str]
     queries: dict[str, Floats]
     because: list[str] | None
@@ -72,6 +89,7 @@ class Recommender:
 
     Attributes:
         alike: the view in which items are near that are alike by what they are.
+        strategies: the ones that this bundle has the views for.
     """
 
     def __init__(
@@ -86,31 +104,52 @@ class Recommender:
         self._store = store
         self._metrics = metrics
         self._score_all = score_all
-        self.alike = "content" if "content" in bundle.views else bundle.open_views[0]
+        self.alike = bundle.alike
+        tables = [name for name in bundle.views if name not in bundle.open_views]
+        # The views that a strategy reads. What is popular is so without any.
+        self._views: dict[Strategy, Collection[str]] = {"best": list(bundle.views), "popular": []}
+        if tables:
+            self._views["id_only"] = tables
+        if bundle.open_views:
+            self._views["text_only"] = bundle.open_views
+        self.strategies: list[Strategy] = list(self._views)
         # Of the main block: what models.scorer makes of it, and where training's items stand.
         self._stacked: tuple[Block, Stacked] | None = None
         self._trained: tuple[Block, Places] | None = None
+        self._interactions: tuple[Block, Floats] | None = None
         self._questions = Rounds(self._rank_together, ranking, TOGETHER)
         self._searches = Rounds(self._search_together, ranking)
 
     async def recommend(
         self,
-        history: Sequence[str],
+        history: Sequence[str | Views],
         k: int,
         exclude: Sequence[str],
         exclude_history: bool,
         explain: bool = False,
+        *,
+        strategy: Strategy = "best",
+        diversity: float = 0.0,
+        explore: float = 0.0,
+        seed: int = 0,
     ) -> Recommended:
         """The k best items after a history; fewer where fewer are allowed.
 
         An item of the history that lacks a view is skipped in that view; one that the catalogue
-        lacks is skipped in all of them. Ties go by id.
+        lacks is skipped in all of them. Ties go by id. A history that says nothing in the views
+        of the strategy, such as an empty one, is answered with what is popular: `fallback`.
+
+        Args:
+            strategy: one of `strategies`. `id_only` finds no items that only have open views.
+            diversity, explore, seed: see service.slate.arrange.
 
         Raises:
-            UnknownItem: the catalogue has no item of the history.
+            UnknownItem: there is a history, and the catalogue has no item of it.
             Overloaded: too many requests are waiting already.
         """
-        question = Question(history, k, exclude, exclude_history, explain)
+        question = Question(
+            history, k, exclude, exclude_history, explain, strategy, diversity, explore, seed
+        )
         return await self._questions.ask(question)
 
     async def search(
@@ -145,65 +184,138 @@ class Recommender:
         started = time.perf_counter()
         snapshot = self._store.snapshot
         answers: dict[int, Recommended | Exception] = {}
-        told: list[tuple[int, Question, Places]] = []  # with where its history stands
+        told: list[tuple[int, Question, Places, Views]] = []  # where its history stands, its views
         for row, question in enumerate(asked):
-            places = snapshot.places(question.history)
-            if (places >= 0).any():
-                told.append((row, question, places))
-            else:
+            places = snapshot.places(_ids(question.history))
+            if (
+                question.history
+                and not (places >= 0).any()
+                and len(places) == len(question.history)
+            ):
                 answers[row] = UnknownItem(
                     f"the catalogue has none of the {len(places)} items of this history"
                 )
+                continue
+            read = self._read(snapshot, question, places)
+            if any(len(vectors) for vectors in read.values()):
+                told.append((row, question, places, read))
+            else:
+                answers[row] = self._popular(snapshot, question, places)
         if told:
-            read = [snapshot.history(places[places >= 0]) for _, _, places in told]
-            queries = self._bundle.scorer.queries(self._bundle.states(read))
-            ranked = self._ranked(snapshot, [each[1:] for each in told], queries)
-            for at, ((row, question, places), items) in enumerate(zip(told, ranked, strict=True)):
-                because = None
-                if question.explain:
-                    known = np.unique(places[places >= 0])
-                    because = self._because(snapshot, known, [item_id for item_id, _ in items])
-                unknown = [question.history[each] for each in np.flatnonzero(places < 0).tolist()]
-                answers[row] = Recommended(
-                    items,
-                    list(dict.fromkeys(unknown)),
-                    {view: query[at : at + 1] for view, query in queries.items()},
-                    because,
+            queries = self._bundle.scorer.queries(
+                self._bundle.states([read for _, _, _, read in told])
+            )
+            scored = self._scored(snapshot, [each[1:3] for each in told], queries)
+            for at, ((row, question, places, _), found) in enumerate(
+                zip(told, scored, strict=True)
+            ):
+                mine = {view: query[at : at + 1] for view, query in queries.items()}
+                answers[row] = self._answer(
+                    snapshot, question, places, found, question.strategy, mine
                 )
         self._metrics.search.observe(time.perf_counter() - started)
         return [answers[row] for row in range(len(asked))]
 
-    def _ranked(
+    def _read(self, snapshot: Snapshot, question: Question, places: Places) -> dict[str, Floats]:
+        """Of each view the vectors (L, W) of a history; none of a view the strategy is without."""
+        views = self._views[question.strategy]
+        if len(places) == len(question.history):
+            read = snapshot.history(places[places >= 0])
+            return {view: each if view in views else each[:0] for view, each in read.items()}
+        seen = [
+            (snapshot.views(each) or {}) if isinstance(each, str) else each
+            for each in question.history
+        ]
+        return {
+            name: np.array([each[name] for each in seen if name in each and name in views])
+            .reshape(-1, view.width)
+            .astype(np.float32)
+            for name, view in self._bundle.views.items()
+        }
+
+    def _popular(self, snapshot: Snapshot, question: Question, places: Places) -> Recommended:
+        """The items with most interactions in training; any other has none."""
+        used: Used = "popular" if question.strategy == "popular" else "fallback"
+        if used == "fallback":
+            diversity = question.diversity or FALLBACK_DIVERSITY
+            question = question._replace(strategy="popular", diversity=diversity)
+        may = np.flatnonzero(self._allowed(snapshot, question, places))
+        found = may, self._counted(snapshot)[may]
+        return self._answer(snapshot, question, places, found, used, {})
+
+    def _answer(
+        self,
+        snapshot: Snapshot,
+        question: Question,
+        history: Places,
+        found: tuple[Places, Floats],
+        strategy: Used,
+        queries: dict[str, Floats],
+    ) -> Recommended:
+        """The best of some items by their scores, as the question wants them arranged."""
+        places, scores = found
+        plain = not (question.diversity or question.explore)
+        order = snapshot.ranked(places, scores, question.k if plain else candidates_for(question.k))
+        ids = [snapshot.item_id(place) for place in places[order].tolist()]
+        items = list(zip(ids, scores[order].tolist(), strict=True))
+        explored: set[str] = set()
+        if not plain:
+            known = np.array([self._bundle.popularity(item_id) for item_id in ids])
+            shown = arrange(
+                scores[order],
+                self._alike_vectors(snapshot, places[order]),
+                [known == "cold", known == "tail"],
+                question.k,
+                diversity=question.diversity,
+                explore=question.explore,
+                seed=question.seed,
+            )
+            explored = {ids[at] for at, drawn in shown if drawn}
+            items = [items[at] for at, _ in shown]
+        because = None
+        if question.explain and (history >= 0).any():
+            known_history = np.unique(history[history >= 0])
+            because = self._because(snapshot, known_history, [item_id for item_id, _ in items])
+        asked = _ids(question.history)
+        unknown = [asked[each] for each in np.flatnonzero(history < 0).tolist()]
+        return Recommended(
+            items, strategy, explored, list(dict.fromkeys(unknown)), queries, because
+        )
+
+    def _allowed(self, snapshot: Snapshot, question: Question, history: Places) -> Mask:
+        """(places,) who may be answered to a question."""
+        excluded = snapshot.places(question.exclude)
+        if question.exclude_history:
+            excluded = np.concatenate([excluded, history])
+        may = snapshot.allowed(excluded)
+        if question.strategy == "id_only":
+            # It says nothing of the others; in the middle of its ranking they would be by luck.
+            places = np.flatnonzero(may)
+            views = self._views["id_only"]
+            may[places] = np.any([snapshot.present(view, places) for view in views], axis=0)
+        return may
+
+    def _scored(
         self,
         snapshot: Snapshot,
         asked: Sequence[tuple[Question, Places]],
         queries: dict[str, Floats],
-    ) -> list[list[tuple[str, float]]]:
-        """The best items (B lists) for queries (B, W)."""
-        allowed = []
-        for question, places in asked:
-            excluded = snapshot.places(question.exclude)
-            if question.exclude_history:
-                excluded = np.concatenate([excluded, places])
-            allowed.append(snapshot.allowed(excluded))
+    ) -> list[tuple[Places, Floats]]:
+        """For queries (B, W) the places of items among which the best are, and their scores."""
+        allowed = [self._allowed(snapshot, question, places) for question, places in asked]
         followed = np.zeros((len(asked), len(allowed[0])), np.float32)  # by place
         for row, (question, _) in enumerate(asked):
+            if question.strategy != "best":
+                continue
             # Who is not in the catalogue any more still says what is likely to follow.
-            places, scores = self._following(snapshot, question.history)
+            places, scores = self._following(snapshot, _ids(question.history))
             followed[row, places] = scores
-        ks = [question.k for question, _ in asked]
         if len(snapshot) <= self._score_all:
             everyone = self._score_everyone(snapshot, queries, followed)
             may_come = [np.flatnonzero(may) for may in allowed]
-            scored = [(each, row[each]) for each, row in zip(may_come, everyone, strict=True)]
-        else:
-            scored = self._score_candidates(snapshot, ks, queries, allowed, followed)
-        found = []
-        for k, (places, scores) in zip(ks, scored, strict=True):
-            order = snapshot.ranked(places, scores, k)
-            ids = [snapshot.item_id(place) for place in places[order].tolist()]
-            found.append(list(zip(ids, scores[order].tolist(), strict=True)))
-        return found
+            return [(each, row[each]) for each, row in zip(may_come, everyone, strict=True)]
+        ks = [question.k for question, _ in asked]
+        return self._score_candidates(snapshot, ks, queries, allowed, followed)
 
     def _score_everyone(
         self, snapshot: Snapshot, queries: dict[str, Floats], followed: Floats
@@ -265,6 +377,19 @@ class Recommender:
             places[at] = -1 if place is None else place
         return places[places >= 0], scores[places >= 0]
 
+    def _counted(self, snapshot: Snapshot) -> Floats:
+        """(places,) how often training saw each item."""
+        main, recent = snapshot.main, snapshot.recent
+        if self._interactions is None or self._interactions[0] is not main:
+            self._interactions = (main, self._counts_of(main.ids))
+        return np.concatenate([self._interactions[1], self._counts_of(recent.ids)])
+
+    def _counts_of(self, ids: Sequence[str]) -> Floats:
+        rows = self._bundle.catalogue.rows
+        counts = np.concatenate([[0], self._bundle.interactions])  # row 0 is nobody's
+        found: Floats = counts[[rows.get(each, 0) for each in ids]].astype(np.float32)
+        return found
+
     def _because(self, snapshot: Snapshot, history: Places, item_ids: Sequence[str]) -> list[str]:
         """Of each item, which of the history is nearest to it by what the items are."""
         table = self._alike_vectors(snapshot, history)
@@ -277,3 +402,8 @@ class Recommender:
             np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-12)
         )
         return unit
+
+
+def _ids(history: Sequence[str | Views]) -> list[str]:
+    """The elements of a history that are ids."""
+    return [each for each in history if isinstance(each, str)]

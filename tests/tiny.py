@@ -1,5 +1,6 @@
 """Tiny real parts for tests: a random Llama, a byte-level tokenizer, a bundle made of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -87,10 +88,12 @@ def write_tiny_bundle(
     attention: Attention = "native",
     dtype: Literal["bfloat16", "float32"] = "float32",
     template: PromptTemplate = TEMPLATE,
+    views: Sequence[str] = ("text", "id"),
 ) -> Path:
     """A bundle with a `text` view of all films and an `id` view of all but the last film.
 
-    Each film is followed by the next.
+    Each film is followed by the next. Of 12 films number 0 to 11 have 6, 5, 5, 4, 4, 3, 3, 2, 2,
+    1, 1 and 0 interactions; number 0 is the head, with more than the third of them.
     """
     catalogue = Catalogue(films(count))
     encoder = Encoder.load(llm, dtype=dtype, attention=attention)
@@ -119,7 +122,9 @@ def write_tiny_bundle(
             trained=known,
         )
 
+    interactions = np.array([(count - int(item.item_id)) // 2 for item in catalogue], np.int64)
     ids = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+    both = [view("text", text, everyone), view("id", ids * known[:, None], known)]
     write_bundle(
         folder,
         name="tiny",
@@ -135,9 +140,11 @@ def write_tiny_bundle(
         dtype=dtype,
         catalogue=catalogue,
         llm_vectors=llm_vectors,
+        interactions=interactions,
+        head=interactions > np.sort(interactions)[::-1][count // 5],
         projection=projection,
         projection_spec=spec,
-        views=[view("text", text, everyone), view("id", ids * known[:, None], known)],
+        views=[each for each in both if each.name in views],
         partial_factors={},
         neighbours=next_film(catalogue),
         neighbours_weight=0.5,

@@ -4,6 +4,7 @@ import dataclasses
 from importlib.metadata import PackageNotFoundError, version
 
 from models.bundle_writing import write_bundle
+from models.manifest import FORMAT
 from training import JobError
 from training.encode import read_llm_vectors
 from training.prepare import read_prepared
@@ -33,14 +34,14 @@ def export(run: Run) -> Step:
         raise JobError("data.cold holds items out, for evaluation; set it to 0 to export")
     if not config.rat.text.frozen:
         raise JobError("rat.text.frozen is false: a new item has no such vector; set it to true")
-    step = run.step("export")
+    step = run.step("export", format=FORMAT)
     folder = run.folder / "bundle"
     if step.done and folder.exists():
         return step
     prepared, tuned = run.finished("prepare"), run.finished("scft")
     encoded, measured = run.finished("encode"), run.finished("evaluate")
     llm = RunLLM.of(run)
-    catalogue, _ = read_prepared(run)
+    catalogue, split = read_prepared(run)
     trained = read_trained(run)
     weights = trained.weights
     figures = measured.facts
@@ -68,6 +69,8 @@ def export(run: Run) -> Step:
         dtype=encoded.facts["dtype"],
         catalogue=catalogue,
         llm_vectors=read_llm_vectors(encoded),
+        interactions=split.counts[1:],
+        head=split.head()[1:],
         projection=trained.projection,
         projection_spec=projection_spec(config.rat, encoded.facts["dim"]),
         views=[

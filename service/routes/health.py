@@ -34,7 +34,9 @@ class ViewInfo(BaseModel):
 class Limits(BaseModel):
     """What one request may ask for."""
 
-    max_items: int = Field(description="of one /embed", examples=[64])
+    max_items: int = Field(
+        description="of one /embed, and with attributes in one history", examples=[64]
+    )
     max_history: int = Field(1000, description="ids of one /recommend")
     max_k: int = 500
     max_exclude: int = 10_000
@@ -80,6 +82,10 @@ class Info(BaseModel):
     llm_dim: int = Field(description="Width of an LLM vector.", examples=[576])
     dtype: str = Field(description="What the LLM runs in here.", examples=["bfloat16"])
     views: list[ViewInfo]
+    strategies: list[str] = Field(
+        description="Of POST /recommend, that the bundle has views for.",
+        examples=[["best", "popular", "id_only", "text_only"]],
+    )
     template: PromptTemplate = Field(description="How an item becomes text.")
     parity: float = Field(
         description="Least cosine, at start, of a few items embedded alone, together and where "
@@ -136,6 +142,7 @@ async def info(
             )
             for view in manifest.views
         ],
+        strategies=list(parts.recommender.strategies),
         template=manifest.template,
         parity=parts.parity,
         items=len(parts.store.snapshot),

@@ -9,17 +9,18 @@ import numpy as np
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.item import MAX_ID_BYTES
+from models.item import Popularity
 from service.errors import Invalid, problems
 from service.explain import attribute_shares
 from service.incoming import LARGEST
 from service.index import Floats
+from service.inline import HistoryElement, ItemId, seen
+from service.recommender import Strategy, Used
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 
 router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
 MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
 Exclude = Annotated[
@@ -36,10 +37,14 @@ class RecommendRequest(BaseModel):
         json_schema_extra={"examples": [{"history": ["ml-1", "ml-50"], "k": 10}]},
     )
 
-    history: list[ItemId] = Field(
-        min_length=1,
+    history: list[HistoryElement] = Field(
         max_length=1000,
-        description="Item ids, oldest first; the model reads the latest `max_history`.",
+        description="Oldest first; the model reads the latest `max_history`. Item ids, or items "
+        "that need not be in the catalogue, by their attributes or vectors. Empty for somebody "
+        "who is not known.",
+    )
+    bundle: str | None = Field(
+        None, description="Hash of the bundle that vectors in the history belong to."
     )
     k: K = 25
     exclude: Exclude = []
@@ -48,7 +53,35 @@ class RecommendRequest(BaseModel):
         "none",
         description="`history` tells of each item which item of the history is nearest to it; "
         "`attributes` tells also what its attributes add to its score, and runs the LLM once for "
-        f"each of them: k may be {MAX_EXPLAINED} at most.",
+        f"each of them: k may be {MAX_EXPLAINED} at most. What is popular has no such reasons.",
+    )
+    strategy: Strategy = Field(
+        "best",
+        description="One of `strategies` of GET /info. `best`: all that the bundle knows. "
+        "`popular`: most interactions in training, whatever the history. `id_only`: only the "
+        "views that training items alone have (source `table`), by which others are not found. "
+        "`text_only`: only the views that come of attributes.",
+    )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How much an item that is like one before it loses by that (maximal marginal "
+        "relevance): 0 nothing, 1 all but likeness is ignored. Scores stay as they are.",
+    )
+    explore: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The probability with which a place is given to the best `cold` item, or, "
+        "where none is left, the best of the `tail`, that is among the best max(100, 4 k).",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="Of the places that are explored: the same request with the same seed has the "
+        "same answer.",
     )
 
 
@@ -62,6 +95,14 @@ class ScoredItem(BaseModel):
 class RecommendedItem(ScoredItem):
     """A recommended item, and why it is, if that was asked for."""
 
+    popularity: Popularity = Field(
+        description="`head`: of the fifth of items with most interactions in training. `cold`: "
+        "with none. `tail`: the rest.",
+        examples=["tail"],
+    )
+    explored: bool | None = Field(
+        None, description="`true` where the item has its place by `explore`.", examples=[True]
+    )
     because: str | None = Field(
         None, description="The item of the history that is nearest to it.", examples=["ml-50"]
     )
@@ -74,14 +115,20 @@ class RecommendedItem(ScoredItem):
 
 
 class RecommendResponse(BaseModel):
-    """Items, best first; ties by id."""
+    """Items, best first, where no `diversity` or `explore` says otherwise; ties by id."""
 
     bundle: str = Field(description="Hash of all that changes an answer.")
     recommendation_id: str = Field(description="Of this answer, to join later events to it.")
+    strategy: Used = Field(
+        description="By which the items were found. `fallback`: nothing is known of the user, so "
+        "it is what was popular in training, and not too many that are alike.",
+        examples=["best"],
+    )
     items: list[RecommendedItem]
     unknown_history: list[str] = Field(description="Ids of the history that were skipped.")
     degraded: list[str] = Field(
-        description="`fewer_than_k`: no more items are allowed. `cache`: Redis cannot be reached.",
+        description="`no_history`: the history is empty or says nothing by this strategy. "
+        "`fewer_than_k`: no more items are allowed. `cache`: Redis cannot be reached.",
         examples=[[]],
     )
     took_ms: float
@@ -133,7 +180,7 @@ class SearchResponse(BaseModel):
     "/recommend",
     response_model_exclude_none=True,
     summary="Recommend items for a history",
-    responses=problems(400, 404, 413, 415, 422, 429, 503, 504),
+    responses=problems(400, 404, 409, 413, 415, 422, 429, 503, 504),
 )
 async def recommend(
     query: RecommendRequest,
@@ -143,31 +190,58 @@ async def recommend(
     """The k items most likely to follow this history.
 
     Every item of the catalogue can come, also one that was added a moment ago. Ids that the
-    catalogue does not know are skipped and listed; 404 only if it knows none.
+    catalogue does not know are skipped and listed; 404 only if it knows nothing of the history.
+    An empty history is answered with what is popular, and that is said.
     """
     started = time.perf_counter()
     if query.explain == "attributes" and query.k > MAX_EXPLAINED:
         raise Invalid.field(
             "k", f"must be {MAX_EXPLAINED} at most where attributes are explained", query.k
         )
+    if query.strategy not in parts.recommender.strategies:
+        known = ", ".join(parts.recommender.strategies)
+        raise Invalid.field(
+            "strategy", f"the bundle has no view for it; it has {known}", query.strategy
+        )
     ranked = await parts.recommender.recommend(
-        query.history, query.k, query.exclude, query.exclude_history, query.explain != "none"
+        await seen(
+            query.history, query.bundle, serving.settings.max_items, parts.bundle, parts.embedder
+        ),
+        query.k,
+        query.exclude,
+        query.exclude_history,
+        query.explain != "none",
+        strategy=query.strategy,
+        diversity=query.diversity,
+        explore=query.explore,
+        seed=query.seed,
     )
-    items = [RecommendedItem(item_id=item_id, score=score) for item_id, score in ranked.items]
+    items = [
+        RecommendedItem(
+            item_id=item_id,
+            score=score,
+            popularity=parts.bundle.popularity(item_id),
+            explored=item_id in ranked.explored or None,
+        )
+        for item_id, score in ranked.items
+    ]
     for item, nearest in zip(items, ranked.because or (), strict=False):
         item.because = nearest
-    if query.explain == "attributes":
+    if query.explain == "attributes" and ranked.queries:
         await _explain(items, ranked.queries, parts)
     reasons = {
         "unknown_history": bool(ranked.unknown),
+        "no_history": ranked.strategy == "fallback",
         "fewer_than_k": len(items) < query.k,
     }
     for reason, applies in reasons.items():
         serving.metrics.fallback.labels(reason).inc(applies)
-    degraded = ["fewer_than_k"] * reasons["fewer_than_k"] + ["cache"] * parts.cache.degraded
+    degraded = [each for each in ("no_history", "fewer_than_k") if reasons[each]]
+    degraded += ["cache"] * parts.cache.degraded
     return RecommendResponse(
         bundle=parts.bundle.bundle_hash,
         recommendation_id=uuid.uuid4().hex,
+        strategy=ranked.strategy,
         items=items,
         unknown_history=ranked.unknown,
         degraded=degraded,

@@ -132,6 +132,28 @@ def test_a_file_that_does_not_belong_is_named(copy: Path) -> None:
         Bundle.open(copy)
 
 
+def test_a_bundle_knows_what_training_knew_of_an_item(bundle: Bundle) -> None:
+    ids = bundle.catalogue.ids
+    counts = {item_id: bundle.interactions[row] for row, item_id in enumerate(ids)}
+
+    assert [counts[str(film)] for film in range(12)] == [6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0]
+    # A fifth of 12 is 2; the second and the third tie, and ties go to the tail.
+    assert [ids[row] for row in np.flatnonzero(bundle.head)] == ["0"]
+    assert [bundle.popularity(each) for each in ("0", "1", "10", "11", "new")] == [
+        *("head", "tail", "tail", "cold", "cold")
+    ]
+
+
+def test_the_map_is_of_the_view_in_which_items_are_alike(bundle: Bundle) -> None:
+    assert bundle.alike == "text"
+    table, _ = bundle.training_views()["text"]
+
+    places = bundle.plane.places(table)
+
+    known = [row for row, item_id in enumerate(bundle.catalogue.ids) if item_id != "11"]
+    assert np.abs(places[known]).max() == pytest.approx(1)  # film 11 did not train
+
+
 def test_an_edited_manifest_is_refused(copy: Path) -> None:
     edit_manifest(copy, lambda fields: fields["views"][0].update(weight=0.9))
 
@@ -150,7 +172,9 @@ def test_a_truncated_manifest_is_refused(copy: Path) -> None:
 def test_a_bundle_of_another_format_is_refused(copy: Path) -> None:
     edit_manifest(copy, lambda fields: fields.update(format=99))
 
-    with pytest.raises(BundleError, match="format 99; this version reads format 3"):
+    with pytest.raises(
+        BundleError, match="format 99; this version reads format 4: export the bundle again"
+    ):
         Bundle.open(copy)
 
 

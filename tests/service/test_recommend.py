@@ -214,7 +214,7 @@ def test_an_explanation_names_the_nearest_item_of_the_history(shared: Client) ->
         one, five = (text[item["item_id"]] @ text[each] for each in ("1", "5"))
         assert item["because"] == ("1" if one > five else "5")
         assert "attributes" not in item
-    assert set(plain["items"][0]) == {"item_id", "score"}
+    assert set(plain["items"][0]) == {"item_id", "score", "popularity"}
 
 
 def test_an_attributes_share_is_what_the_score_loses_without_it(serve: Serve) -> None:
