@@ -153,6 +153,7 @@ async function added(item, ms, body) {
     item.truncated.length ? el("p", { class: "muted", text: `The LLM reads ${plural(item.tokens, "token")} of it; cut were: ${item.truncated.join(", ")}.` }) : null,
     forWhom, place);
   body.children[1].replaceWith(card);
+  document.dispatchEvent(new Event("catalogue"));
   announce(`${titleOf(item)} is in the catalogue`);
   const takeBack = el("button", { class: "quiet small", type: "button", text: "Take it out again" });
   takeBack.addEventListener("click", async () => {
@@ -163,6 +164,7 @@ async function added(item, ms, body) {
     }
     history.drop([id]);
     forget(id);
+    document.dispatchEvent(new Event("catalogue"));
     card.replaceChildren(el("p", { class: "muted", role: "status", text: `“${titleOf(item)}” is out of the catalogue again.` }));
   });
   const found = await showItem(place, id, { open: openItem, more: [takeBack] });

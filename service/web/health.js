@@ -39,7 +39,7 @@ function reading(text) {
 }
 
 const fact = (name, value, told = null) => [el("dt", { text: name }), el("dd", {}, value, told && el("small", { text: told }))];
-const tile = (name, id, told) => el("div", { class: "tile" }, el("h3", { text: name }), el("p", { class: "big", id: `now-${id}`, text: "…" }), el("p", { class: "hint", id: `now-${id}-told`, text: told }));
+const tile = (name, id, told) => el("div", { class: "tile" }, el("h2", { text: name }), el("p", { class: "big", id: `now-${id}`, text: "…" }), el("p", { class: "hint", id: `now-${id}-told`, text: told }));
 
 export async function start(root) {
   const now = el("div", { class: "tiles" },

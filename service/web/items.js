@@ -46,7 +46,7 @@ export function chips(item, most = MOST_CHIPS) {
     const value = item.attributes[name];
     if (typeof value === "boolean") return value ? [[name, name]] : [];
     if (typeof value === "number") return [[name, `${name} ${value}`]];
-    return [value].flat(Infinity).filter((each) => each !== null && each !== "").map((each) => [name, String(each)]);
+    return [...new Set([value].flat(Infinity))].filter((each) => each !== null && each !== "").map((each) => [name, String(each)]);
   });
   const shown = all.slice(0, most);
   if (!shown.length) return null;
@@ -59,6 +59,8 @@ export function remember(items) {
   const at = Date.now();
   for (const item of items) known.set(item.item_id, { item, at });
 }
+
+export const isKnown = (id) => known.has(id);
 
 export const forget = (id) => known.delete(id);
 

@@ -250,7 +250,7 @@ function draw(frame, info, { ids, x, y, interactions }) {
     const found = await showItem(aside, id, { open: (each) => choose(each, true), signal });
     if (signal.aborted) return;
     if (!found) { chosen = null; paint(); return; }
-    if (chosen === null) aside.prepend(el("p", { class: "hint", text: "It came after this bundle was exported, so it has no place on the map." }));
+    if (chosen === null) aside.prepend(el("p", { class: "hint", text: "It is not among the points that are shown." }));
     near = found.near.map((each) => place.get(each.item_id)).filter((at) => at !== undefined);
     announce(`${titleOf(found.item)}; nearest to it: ${found.near.slice(0, 3).map((each) => titleOf(recall(each.item_id))).join(", ")}`);
     paint();
@@ -292,7 +292,7 @@ function draw(frame, info, { ids, x, y, interactions }) {
   }
 
   colour.addEventListener("change", recolour);
-  const restyle = () => { colors = palette(); const kept = off; recolour().then(() => { off = kept; showLegend(); paint(); }); };
+  const restyle = () => { if (!canvas.isConnected) return; colors = palette(); const kept = off; recolour().then(() => { off = kept; showLegend(); paint(); }); };
   document.addEventListener("theme", restyle);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
 

@@ -12,7 +12,9 @@ const STARTS = { try: startTry, add: startAdd, map: startMap, health: startHealt
 const ASK_AGAIN_MS = 1500;
 const started = new Set();
 const tabs = [...document.querySelectorAll('[role="tab"]')];
-const nameOf = (tab) => tab.getAttribute("aria-controls");
+// Panels are not called as the hash is: the browser would jump to them.
+const nameOf = (tab) => tab.id.replace("tab-", "");
+const panelOf = (name) => document.getElementById(`panel-${name}`);
 
 function open(name, focus = false) {
   const wanted = STARTS[name] ? name : "try";
@@ -20,7 +22,7 @@ function open(name, focus = false) {
     const shown = nameOf(tab) === wanted;
     tab.setAttribute("aria-selected", String(shown));
     tab.tabIndex = shown ? 0 : -1;
-    document.getElementById(nameOf(tab)).hidden = !shown;
+    panelOf(nameOf(tab)).hidden = !shown;
     if (shown && focus) tab.focus();
   }
   document.title = `${tabs.find((tab) => nameOf(tab) === wanted).textContent} · LLMEmb`;
@@ -31,8 +33,11 @@ function open(name, focus = false) {
 function begin(name) {
   if (started.has(name)) return;
   started.add(name);
-  STARTS[name](document.getElementById(name)).catch(() => started.delete(name));
+  STARTS[name](panelOf(name)).catch(() => started.delete(name));
 }
+
+// Another item is on the map, or one is not any more: it is drawn anew when it is next looked at.
+document.addEventListener("catalogue", () => started.delete("map"));
 
 for (const tab of tabs) {
   tab.addEventListener("click", () => { location.hash = nameOf(tab); });

@@ -3,7 +3,7 @@
 import { about, ask, connection, isAbort } from "./api.js";
 import { announce, debounce, el, hidden, notice, number, plural } from "./dom.js";
 import { history } from "./history.js";
-import { badge, bar, bars, chips, forget, learn, openItem, recall, remember, titleButton, titleOf } from "./items.js";
+import { badge, bar, bars, chips, forget, isKnown, learn, openItem, recall, remember, titleButton, titleOf } from "./items.js";
 import { searchBox } from "./search.js";
 
 const WAIT_MS = 150;
@@ -12,7 +12,7 @@ const SUGGESTED = 8;
 const WAYS = [
   { strategy: "best", title: "This service", told: "attributes and behaviour together" },
   { strategy: "popular", title: "Most popular", told: "the same for everybody" },
-  { strategy: "id_only", title: "Ids only", told: "behaviour alone, without attributes" },
+  { strategy: "id_only", title: "Known items only", told: "without what attributes tell of new ones" },
 ];
 const PARTS = ["head", "tail", "cold"];
 
@@ -121,7 +121,9 @@ export async function start(root) {
       const answers = await Promise.all((comparing ? WAYS : WAYS.slice(0, 1)).map((way) => answer(way, signal)));
       const gone = answers.flatMap(({ told }) => told?.unknown_history ?? []);
       if (gone.length) return takeOut(gone);
+      const strange = !history.ids.every(isKnown);
       await learn([...history.ids, ...answers.flatMap(({ told }) => told?.items.map((each) => each.item_id) ?? [])], { signal });
+      if (strange) showHistory();
       show(answers);
     } catch (problem) {
       if (!isAbort(problem)) await failed(problem, signal);
@@ -230,7 +232,7 @@ export async function start(root) {
       welcome.append(el("ul", { class: "starts", role: "list" }, ids.map((id) => el("li", {},
         el("button", { class: "start", type: "button", on: { click: () => { history.add(id); search.input.focus(); } } },
           el("span", { "aria-hidden": "true", text: "+" }), hidden("Begin with "), titleOf(recall(id)))))),
-      el("p", { class: "hint", text: "Then open “Compare side by side”: it shows what the same history gets from popularity alone, and from a model that knows ids but no attributes." }));
+      el("p", { class: "hint", text: "Then open “Compare side by side”: it shows what the same history gets from popularity alone, and from what knows only the items of training." }));
     } catch (problem) {
       if (!isAbort(problem) && !problem.passing) welcome.append(el("p", { class: "wrong", role: "alert", text: problem.message }));
     }
@@ -265,7 +267,9 @@ export async function start(root) {
   showHistory();
   recommend();
   check();
-  about().then(({ template, items }) => {
+  about().then(({ template, items, views }) => {
+    const tables = views.filter((view) => view.source === "table").map((view) => view.name);
+    if (tables.join() === "id") Object.assign(WAYS[2], { title: "Ids only", told: "behaviour alone, without attributes" });
     document.getElementById("try-lead").textContent =
       `Put together what somebody liked, ${template.noun} by ${template.noun}. The recommendations follow at once, out of ${number(items)}: from the best-seller to what nobody has touched yet.`;
   }, () => {});

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 TIMEOUT_MS = 15_000
+ADD = "id => import('/web/history.js').then(({ history }) => history.add(id))"
 
 
 def unavailable(reason: str) -> None:
@@ -65,9 +66,7 @@ class Visit:
     def open(self, tab: str = "try", history: list[str] | None = None) -> "Page":
         self.page.goto(f"{self.address}#{tab}")
         for item_id in history or []:
-            self.page.evaluate(
-                "id => import('/web/history.js').then(({ history }) => history.add(id))", item_id
-            )
+            self.page.evaluate(ADD, item_id)
         return self.page
 
     def _noted(self, message: "ConsoleMessage") -> None:
@@ -128,7 +127,9 @@ def service(
 
 
 @pytest.fixture
-def own_service(browser: "Browser", tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Client]]:
+def own_service(
+    browser: "Browser", tiny_bundle: Path, tmp_path: Path
+) -> Iterator[Callable[..., Client]]:
     """Start services of this test's own."""
     with ExitStack() as stack:
         yield lambda **env: stack.enter_context(serving(tiny_bundle, tmp_path / "own", **env))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 KILOBYTE = 1000
-FILM = {"title": "Seven Samurai", "release_year": "1954", "genres": ["Action", "Drama"]}
 
 
 def texts(locator: "Locator") -> list[str]:
@@ -46,9 +45,13 @@ def wait_for(page: "Page", found: Callable[[], bool]) -> None:
 
 def search_for(page: "Page", words: str) -> "Locator":
     page.get_by_role("combobox", name="Search the catalogue").fill(words)
-    options = page.get_by_role("option")
+    options = page.get_by_role("listbox").get_by_role("option")
     options.first.wait_for()
     return options
+
+
+def expect_history(page: "Page", *titles: str) -> None:
+    wait_for(page, lambda: in_history(page) == list(titles))
 
 
 # --- Try -------------------------------------------------------------------------------------
@@ -71,29 +74,29 @@ def test_a_film_is_searched_for_chosen_and_recommended_for(visit: Visit) -> None
     assert texts(options.locator(".option-title")) == ["Film number 7"]
     options.first.click()
 
-    assert in_history(page) == ["Film number 7"]
+    expect_history(page, "Film number 7")
     assert recommended(page)[0] == "Film number 8"  # which follows it in the tiny data
     first = page.locator(".recommended > li").first
     assert first.locator(".because").inner_text() == "because of Film number 7"
-    assert "1958" in texts(first.locator(".chips li"))[0]
+    assert {"release_year:\n1958", "genres:\nAction"} <= set(texts(first.locator(".chips li")))
     assert re.fullmatch(r"score -?[\d.]+", first.locator(".score").text_content() or "")
     assert page.locator(".recommended > li").nth(1).locator(".bar span").is_visible()
 
 
 def test_recommendations_follow_the_history_as_it_is_moved_and_shortened(visit: Visit) -> None:
     page = visit.open(history=["2", "5"])
-    assert in_history(page) == ["Film number 2", "Film number 5"]
+    expect_history(page, "Film number 2", "Film number 5")
     first = recommended(page)
 
     page.get_by_role("button", name="Move up: Film number 5").click()
-    assert in_history(page) == ["Film number 5", "Film number 2"]
+    expect_history(page, "Film number 5", "Film number 2")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == (
         "Move down: Film number 5"  # it cannot go further up
     )
     wait_for(page, lambda: recommended(page) != first)
 
     page.get_by_role("button", name="Remove: Film number 5").click()
-    assert in_history(page) == ["Film number 2"]
+    expect_history(page, "Film number 2")
     wait_for(page, lambda: "Film number 5" in recommended(page))
 
 
@@ -103,7 +106,7 @@ def test_a_history_outlives_a_reload(visit: Visit) -> None:
 
     page.reload()
 
-    assert in_history(page) == ["Film number 2", "Film number 5"]
+    expect_history(page, "Film number 2", "Film number 5")
 
 
 def test_a_recommendation_is_added_with_its_button_and_opened_by_its_title(visit: Visit) -> None:
@@ -111,7 +114,7 @@ def test_a_recommendation_is_added_with_its_button_and_opened_by_its_title(visit
     title = recommended(page)[0]
 
     page.get_by_role("button", name=f"Add to the history: {title}").click()
-    wait_for(page, lambda: in_history(page) == ["Film number 2", title])
+    expect_history(page, "Film number 2", title)
     page.locator(".recommended .title").first.click()
     drawer = page.get_by_role("dialog")
     drawer.get_by_text("Nearest to it").wait_for()
@@ -148,7 +151,7 @@ def test_popularity_and_ids_alone_stand_side_by_side(visit: Visit) -> None:
 
 def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     page = visit.open()
-    page.get_by_text("Nothing in the history yet").wait_for()
+    page.locator(".start").first.wait_for()
 
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -156,7 +159,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('role')") == "combobox"
     page.keyboard.type("film 1")
-    page.get_by_role("option").first.wait_for()
+    page.get_by_role("listbox").get_by_role("option").first.wait_for()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     marked = page.get_by_role("option", selected=True)
@@ -165,7 +168,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     )
     title = marked.locator(".option-title").inner_text()
     page.keyboard.press("Enter")
-    assert in_history(page) == [title]
+    expect_history(page, title)
     assert page.get_by_role("listbox").count() == 0  # it closed
 
     page.get_by_role("tab", name="Try").focus()
@@ -253,9 +256,8 @@ def pixels(page: "Page") -> int:
     drawn: int = page.evaluate(
         """() => {
           const canvas = document.querySelector("canvas");
-          const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
           let sum = 0;
-          for (let at = 0; at < data.length; at += 4) sum = (sum * 31 + data[at] + data[at + 1]) % 1e9;
+          for (const letter of canvas.toDataURL()) sum = (sum * 31 + letter.charCodeAt()) % 1e9;
           return sum;
         }"""
     )
@@ -352,13 +354,13 @@ def test_the_map_is_coloured_by_an_attribute_and_says_so(visit: Visit) -> None:
 def test_an_item_is_found_on_the_map_by_its_name(visit: Visit) -> None:
     page = visit.open("map")
     page.get_by_role("combobox", name="Find an item on the map").fill("film 7")
-    page.get_by_role("option").first.click()
+    page.get_by_role("listbox").get_by_role("option").first.click()
 
     panel = page.locator("#map-item")
     panel.get_by_role("heading", name="Film number 7").wait_for()
     panel.get_by_role("button", name="Add to the history").click()
     page.get_by_role("tab", name="Try").click()
-    assert in_history(page) == ["Film number 7"]
+    expect_history(page, "Film number 7")
 
 
 # --- Health ----------------------------------------------------------------------------------
@@ -374,7 +376,7 @@ def test_health_tells_what_is_served_and_how_it_fares(visit: Visit, service: Cli
     wait_for(page, lambda: float(page.locator("#now-rate").inner_text()) > 0)
 
     info = service.get("/info").json()
-    told = page.locator("#health").inner_text()
+    told = page.locator("#panel-health").inner_text()
     assert info["bundle"][:12] in told
     assert "tiny-llama" in told
     assert page.locator("#now-index").inner_text() == str(info["items"])
@@ -396,8 +398,7 @@ def keys(tmp_path: Path) -> Path:
 def test_a_key_is_asked_for_kept_in_the_tab_and_its_scope_is_told(
     own_service: Callable[..., Client], visiting: Open, keys: Path
 ) -> None:
-    with Client(1):
-        client = own_service(LLMEMB_API_KEYS_FILE=str(keys))
+    client = own_service(LLMEMB_API_KEYS_FILE=str(keys))
     visit = visiting(client.port)
     visit.expect("401", "403")
     page = visit.open()
@@ -427,7 +428,10 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_its_scope_is_told(
 
 
 def test_a_service_that_dies_is_told_of_and_all_goes_on_when_it_is_back(
-    browser: Any, tiny_bundle: Path, tmp_path: Path, visiting: Open  # noqa: ANN401
+    browser: object,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    visiting: Open,
 ) -> None:
     port = free_port()
     phases: list[str] = []
@@ -460,7 +464,7 @@ def test_a_service_that_dies_is_told_of_and_all_goes_on_when_it_is_back(
         page.get_by_text("The service answers again.").wait_for()
         assert any(each.startswith("Not ready yet: ") for each in phases), set(phases)
         search_for(page, "film 5").first.click()
-        wait_for(page, lambda: in_history(page) == ["Film number 2", "Film number 5"])
+        expect_history(page, "Film number 2", "Film number 5")
         assert recommended(page)
 
 
@@ -500,7 +504,7 @@ def test_an_item_that_was_deleted_meanwhile_leaves_the_history_with_a_notice(
     notices = page.locator("#notices")
     notices.get_by_text("no longer in the catalogue").wait_for()
     assert "“Gone gone-1”" in notices.inner_text()
-    assert in_history(page) == ["Film number 2"]
+    expect_history(page, "Film number 2")
     assert recommended(page)
 
 
@@ -579,7 +583,10 @@ def test_a_phone_need_not_be_scrolled_sideways(service: Client, visiting: Open, 
         """() => [...document.querySelectorAll("main button, header button, main input")]
           .filter((each) => each.checkVisibility() && each.getBoundingClientRect().height > 0)
           .filter((each) => !each.matches(".title, .link, .choice input, .key, .hidden"))
-          .filter((each) => Math.min(each.getBoundingClientRect().height, each.getBoundingClientRect().width) < 21)
+          .filter((each) => {
+            const { width, height } = each.getBoundingClientRect();
+            return Math.min(width, height) < 21;
+          })
           .map((each) => each.outerHTML.slice(0, 120))"""
     )
     assert small == []  # for a finger
@@ -619,7 +626,7 @@ def test_nothing_that_a_catalogue_says_becomes_markup(visit: Visit, service: Cli
     service.put("/items/evil", json={"attributes": {"title": evil, "genres": [evil]}})
     try:
         page = visit.open(history=["evil"])
-        assert in_history(page) == [evil]
+        expect_history(page, evil)
         page.wait_for_timeout(300)
         assert page.title() != "taken"
         assert page.locator("main img").count() == 0

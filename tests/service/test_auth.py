@@ -147,8 +147,8 @@ def test_every_route_is_closed_but_for_the_open_ones(locked: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/index.html", "/web", "/nope", "/docs/", "/health", "/health/live/", "/Metrics", "//metrics",
-             "/static-offline-docs", "/health/../info", "/metrics%00", "/redoc"],
+    "path", ["/index.html", "/web", "/nope", "/docs/", "/health", "/health/live/", "/Metrics",
+             "//metrics", "/static-offline-docs", "/health/../info", "/metrics%00", "/redoc"],
 )  # fmt: skip
 def test_a_path_that_is_not_known_needs_a_key_too(locked: Client, path: str) -> None:
     request = locked.build_request("GET", "/")

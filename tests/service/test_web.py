@@ -71,7 +71,9 @@ def test_a_file_has_its_type_and_is_sent_once(shared: Client, name: str, kind: s
 
 @pytest.mark.parametrize("path", ["/web/", "/web/nope.js", "/web/..%2Fapp.py", "/web/a/b"])
 def test_no_other_file_is_served(shared: Client, path: str) -> None:
-    answer = shared.get(httpx.URL(f"http://127.0.0.1:{shared.port}").copy_with(raw_path=path.encode()))
+    answer = shared.get(
+        httpx.URL(f"http://127.0.0.1:{shared.port}").copy_with(raw_path=path.encode())
+    )
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
