@@ -12,7 +12,7 @@ const SUGGESTED = 8;
 const WAYS = [
   { strategy: "best", title: "This service", told: "attributes and behaviour together" },
   { strategy: "popular", title: "Most popular", told: "the same for everybody" },
-  { strategy: "id_only", title: "Known items only", told: "without what attributes tell of new ones" },
+  { strategy: "id_only", title: "Known items only", told: "by views that new items lack" },
 ];
 const PARTS = ["head", "tail", "cold"];
 

@@ -15,7 +15,8 @@ from tests.service.running import Client, free_port, in_a_process
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
-TIMEOUT_MS = 15_000
+PATIENCE_S = 40  # of a machine that does much else
+START_S = 300
 ADD = "id => import('/web/history.js').then(({ history }) => history.add(id))"
 
 
@@ -50,7 +51,7 @@ class Visit:
         self.address = f"http://127.0.0.1:{port}/"
         context = {"reduced_motion": "reduce", "viewport": {"width": 1280, "height": 900}} | context
         self.context = browser.new_context(**context)  # type: ignore[arg-type]
-        self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.set_default_timeout(1000 * PATIENCE_S)
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -113,7 +114,7 @@ def serving(bundle: Path, catalogue: Path, **env: str) -> Iterator[Client]:
     """The service in a process of its own, ready."""
     port = free_port()
     with in_a_process(bundle, catalogue, port, **env) as process, Client(port) as client:
-        client.wait_until_ready(process)
+        client.wait_until_ready(process, START_S)
         yield client
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.conftest import Open, Visit
+from tests.browser.conftest import PATIENCE_S, START_S, Open, Visit
 from tests.service.half_sent import HalfSent
 from tests.service.running import Client, free_port, in_a_process
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(3 * START_S)]
 
 KILOBYTE = 1000
 
@@ -37,7 +37,7 @@ def in_history(page: "Page") -> list[str]:
 
 
 def wait_for(page: "Page", found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE_S
     while not found():
         assert time.monotonic() < deadline, page.locator("main").inner_text()
         page.wait_for_timeout(50)
@@ -440,7 +440,7 @@ def test_a_service_that_dies_is_told_of_and_all_goes_on_when_it_is_back(
         return in_a_process(tiny_bundle, tmp_path / "catalogue", port)
 
     with process() as first, Client(port) as client:
-        client.wait_until_ready(first)
+        client.wait_until_ready(first, START_S)
         visit = visiting(port)
         visit.expect("ERR_CONNECTION", "503", "ERR_EMPTY")
         page = visit.open(history=["2"])
@@ -455,7 +455,7 @@ def test_a_service_that_dies_is_told_of_and_all_goes_on_when_it_is_back(
     banner.get_by_text("The service does not answer").wait_for()
 
     with process() as second:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_S
         while banner.is_visible():
             assert time.monotonic() < deadline
             phases.append(banner.inner_text())
