@@ -201,6 +201,7 @@ export async function start(root) {
       const rows = told.items.map((each, at) => recommendation(each, at, shares[at], { compact: comparing, mine: comparing && way.strategy === "best" && !others.has(each.item_id) }));
       return el("div", { class: "column", data: { strategy: way.strategy } },
         comparing && el("h3", {}, way.title, el("small", { text: way.told })),
+        told.degraded.includes("no_history") && el("p", { class: "muted status", text: "Nothing is known of this history here, so this is what is popular." }),
         count(told),
         told.items.length ? el("ol", { class: "recommended", role: "list", "aria-label": comparing ? way.title : "Recommended" }, rows) : el("p", { class: "muted", text: "Nothing is left to recommend." }));
     });
