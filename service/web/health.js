@@ -112,7 +112,7 @@ const bundleCard = (info) => el("section", { class: "card", "aria-labelledby": "
   el("dl", { class: "facts" },
     fact("name", info.name), fact("bundle", short(info.bundle)), fact("encoder", short(info.encoder)),
     fact("LLM", info.llm, `${number(info.llm_dim)} numbers a vector, in ${info.dtype}`),
-    fact("same vectors as at export", percent(info.parity, 3), "least cosine of a self-test at start"),
+    fact("self-test", number(info.parity, 5), "least cosine, at start, with the vectors at export"),
     fact("views", el("ul", { class: "plain", role: "list" }, info.views.map((view) => el("li", {}, el("b", { text: view.name }), ` ${plural(view.width, "number")}, weight ${number(view.weight, 2)}`)))),
     fact("exported by", info.bundle_version), fact("service", info.version)));
 

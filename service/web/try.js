@@ -55,7 +55,7 @@ export async function start(root) {
   function showHistory() {
     const ids = history.ids;
     clear.hidden = !ids.length;
-    historyHint.textContent = ids.length ? "Oldest first. The last ones count most: move them and see." : "It fills as you choose items.";
+    historyHint.textContent = ids.length ? "Oldest first; the last ones count most." : "It fills as you choose items.";
     list.hidden = !ids.length;
     list.replaceChildren(...ids.map((id, at) => {
       const item = recall(id);

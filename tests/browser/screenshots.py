@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 HISTORY = ["59", "60", "170"]  # MovieLens-100K: Three Colors: Red and Blue, Cinema Paradiso
 FOUND = "star wars"
 COLOUR = "genres"
-SIZE = {"width": 1280, "height": 800}
+SIZE = {"width": 1120, "height": 780}
 MOST_BYTES = 200_000
 STORE = "ids => sessionStorage.setItem('llmemb.history', JSON.stringify(ids))"
 
@@ -82,7 +82,7 @@ def _map(page: "Page", words: str, attribute: str) -> None:
     page.get_by_role("combobox", name="Find an item on the map").fill(words)
     page.get_by_role("listbox").get_by_role("option").first.click()
     page.locator("#map-item").get_by_text("Nearest to it").wait_for()
-    page.locator("#panel-map").get_by_role("button", name="Farther").click()
+    page.locator(".map-frame").evaluate("frame => frame.scrollIntoView()")
     page.mouse.move(5, 5)
     page.wait_for_timeout(500)
 

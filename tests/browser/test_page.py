@@ -146,6 +146,17 @@ def test_popularity_and_ids_alone_stand_side_by_side(visit: Visit) -> None:
     assert "cold" in columns.nth(0).locator(".mix").inner_text()
 
 
+def test_a_way_that_knows_nothing_of_the_history_says_so(visit: Visit) -> None:
+    page = visit.open(history=["11"])  # nobody has used it, so ids alone say nothing
+    recommended(page)
+
+    page.get_by_role("switch").check()
+
+    ids = page.locator("[data-strategy=id_only]")
+    ids.get_by_text("Nothing is known of this history here").wait_for()
+    assert not page.locator("[data-strategy=best]").get_by_text("Nothing is known").is_visible()
+
+
 # --- keyboard --------------------------------------------------------------------------------
 
 
