@@ -161,7 +161,7 @@ function draw(frame, info, { ids, x, y, interactions }) {
     const order = shown.groups.map((group, at) => [group.count, at]).sort((a, b) => b[0] - a[0]).map((each) => each[1]);
     for (const group of order) {
       context.fillStyle = shown.groups[group].color;
-      context.globalAlpha = off.has(group) ? 0.07 : chosen === null ? 0.85 : 0.32;
+      context.globalAlpha = off.has(group) ? 0.07 : chosen === null ? 0.85 : 0.45;
       context.beginPath();
       for (let at = 0; at < ids.length; at++) {
         if (shown.of[at] !== group) continue;

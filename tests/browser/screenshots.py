@@ -82,6 +82,7 @@ def _map(page: "Page", words: str, attribute: str) -> None:
     page.get_by_role("combobox", name="Find an item on the map").fill(words)
     page.get_by_role("listbox").get_by_role("option").first.click()
     page.locator("#map-item").get_by_text("Nearest to it").wait_for()
+    page.locator("#panel-map").get_by_role("button", name="See all").click()
     page.locator(".map-frame").evaluate("frame => frame.scrollIntoView()")
     page.mouse.move(5, 5)
     page.wait_for_timeout(500)
