@@ -1,133 +1,250 @@
-"""The catalogue in memory: exact inner-product search in every view, while items come and go.
+"""The catalogue in memory: inner-product search in every view, while items come and go.
 
-FAISS crashes when it is changed while it is searched. So nothing here is ever changed: a
-Snapshot is a large main block with its FAISS indexes, a mask of what is no longer in it, and a
-small block of recent upserts that is searched by numpy. A change makes a new Snapshot that
-shares all it can; readers keep theirs. Shapes: n items of a block, W = a view's width.
+FAISS crashes when it is changed while it is searched, so nothing that is searched is ever changed.
+Every item has a place, and a place never has another item: who is changed gets a new place behind
+all others, and the old one is not alive any more. A Snapshot is the catalogue at one moment: a
+large main block with an index over each view, the places behind it that are compared one by one,
+and a mask of what is alive. A change makes a new Snapshot that shares all it can; readers keep
+theirs. Shapes: n places, W = a view's width.
 """
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-Places = NDArray[np.int64]
+from service.vectors import Exact, Floats, Mask, Places, Vectors, vectors_of
+
+__all__ = ["Floats", "Main", "Mask", "Places", "Rebuilt", "Snapshot", "Versions", "Views"]
+
 Views = Mapping[str, Floats]
+Versions = NDArray[np.int64]
 
 # Up to this many items one matrix product for all queries of a round is faster than FAISS' scan.
 COMPARE_ALL = 20_000
-MERGE_AT = 1000  # recent items; searching that many by numpy costs less than one FAISS call
+# Places behind the main block, from which on it is worth a new one: at least, and as a share of
+# the main block, for a new one costs as much as that is large.
+MERGE_AT = 1000
+MERGE_SHARE = 0.01
+CHOKED = 4  # times as many
+# Places without an item, from which on it is worth to give every item a new place.
+DEAD_SHARE = 0.25
+FIRST_ROOM = 64  # behind the main block, before it grows
+LAYERS = 16  # of Main.layers; to look through more takes longer than to join them
 
 
 @dataclass(frozen=True)
-class Block:
-    """Items in a fixed order.
+class Main:
+    """The first places, indexed.
 
     Attributes:
-        ids: of the items.
-        rows: of each id, its place.
-        tables: of each view, (n, W) float32; zeros where an item lacks the view.
+        ids: of the items, by place.
+        layers: of each id its place; where several say one, the last holds.
+        vectors: of each view, (n, W).
         present: of each view, (n,) which items have it.
         hidden: (n,) which items are never answered.
+        versions: (n,) of the items, as they stand there.
     """
 
     ids: Sequence[str]
-    rows: Mapping[str, int]
+    layers: tuple[Mapping[str, int], ...]
+    vectors: Mapping[str, Vectors]
+    present: Mapping[str, Mask]
+    hidden: Mask
+    versions: Versions
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is so small that all vectors are compared."""
+        return all(isinstance(vectors, Exact) for vectors in self.vectors.values())
+
+    @property
+    def tables(self) -> dict[str, Floats]:
+        """Of each view, all vectors (n, W); for a block that is exact.
+
+        Raises:
+            TypeError: it is not.
+        """
+        tables = {}
+        for view, vectors in self.vectors.items():
+            if not isinstance(vectors, Exact):
+                raise TypeError(f"the vectors of view {view!r} are clustered")
+            tables[view] = vectors.table
+        return tables
+
+    def place(self, item_id: str) -> int:
+        """Where an item stands or stood last; -1 if it never was here."""
+        for layer in reversed(self.layers):
+            if (place := layer.get(item_id)) is not None:
+                return place
+        return -1
+
+
+class _Room:
+    """The places behind a main block, in arrays that are longer than what is taken.
+
+    Snapshots share it: each knows how much of it is its own, and only what nobody has is written.
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int) -> None:
+        self.ids: list[str] = []
+        self.tables = {view: np.zeros((size, width), np.float32) for view, width in widths.items()}
+        self.present = {view: np.zeros(size, bool) for view in widths}
+        self.hidden = np.zeros(size, bool)
+        self.versions = np.zeros(size, np.int64)
+
+    def grown(self, taken: int, size: int) -> "_Room":
+        """Another, with what is taken of this one."""
+        return self.part(0, taken, size)
+
+    def part(self, start: int, end: int, size: int) -> "_Room":
+        """Another, with a part of this one."""
+        room = _Room({view: table.shape[1] for view, table in self.tables.items()}, size)
+        count = end - start
+        room.ids = self.ids[start:end]
+        for view, table in self.tables.items():
+            room.tables[view][:count] = table[start:end]
+            room.present[view][:count] = self.present[view][start:end]
+        room.hidden[:count] = self.hidden[start:end]
+        room.versions[:count] = self.versions[start:end]
+        return room
+
+    def append(self, item_id: str, views: Views, hidden: bool, version: int) -> None:
+        """Take one more place; there is one."""
+        row = len(self.ids)
+        for view, vector in views.items():
+            self.tables[view][row] = vector
+            self.present[view][row] = True
+        self.hidden[row], self.versions[row] = hidden, version
+        self.ids.append(item_id)
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The places behind the main block; as Main, but all is an array."""
+
+    ids: Sequence[str]
     tables: Mapping[str, Floats]
     present: Mapping[str, Mask]
     hidden: Mask
+    versions: Versions
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A main block that says the same as a snapshot did; see Snapshot.rebuilt and Snapshot.on.
+
+    Attributes:
+        end: how many places the snapshot had.
+        kept: which of them the block has, in its order; None: all, and each keeps its place.
+    """
+
+    main: Main
+    end: int
+    kept: Places | None
+
+
+class Snapshot:
+    """The catalogue at one moment; safe to read from any thread.
+
+    Args:
+        main: the first places.
+        room: what is behind them, of which `count` places are this snapshot's.
+        live: (n,) at which places, of all, an item of the catalogue stands.
+        shown: (n,) at which of these one that may be answered.
+        places: of each id whose latest place is behind the main block, the place.
+    """
+
+    def __init__(
+        self,
+        main: Main,
+        room: _Room,
+        count: int,
+        live: Mask,
+        shown: Mask,
+        places: Mapping[str, int],
+    ) -> None:
+        self.main = main
+        self._room = room
+        self._count = count
+        self._live = live
+        self._may = shown
+        self._places = places
+        self._items = int(np.count_nonzero(live))
+        self.recent = Recent(
+            room.ids[:count],
+            {view: table[:count] for view, table in room.tables.items()},
+            {view: present[:count] for view, present in room.present.items()},
+            room.hidden[:count],
+            room.versions[:count],
+        )
 
     @classmethod
     def of(
         cls, items: Mapping[str, Views], widths: Mapping[str, int], hidden: Container[str] = ()
-    ) -> "Block":
-        """The block of items, each with the views it has; some of them hidden."""
+    ) -> "Snapshot":
+        """The snapshot of exactly these items, some of them hidden; all of version 0."""
         tables = {view: np.zeros((len(items), width), np.float32) for view, width in widths.items()}
         present = {view: np.zeros(len(items), bool) for view in widths}
         for row, views in enumerate(items.values()):
             for view, vector in views.items():
                 tables[view][row] = vector
                 present[view][row] = True
-        return cls(
-            list(items),
-            {each: row for row, each in enumerate(items)},
-            tables,
-            present,
-            np.fromiter((each in hidden for each in items), bool, len(items)),
-        )
-
-    def views(self, row: int) -> dict[str, Floats]:
-        """The vectors of one item."""
-        return {view: self.tables[view][row] for view in self.tables if self.present[view][row]}
-
-
-class Snapshot:
-    """The catalogue at one moment; safe to read from any thread.
-
-    Places: item i of the main block is place i, item j of the recent ones is place n + j.
-
-    Args:
-        main: the large block.
-        indexes: of each view, FAISS over the main block's table.
-        live: (n,) which items of the main block are still in the catalogue as they stand there.
-        recent: items that came after; none is live in main.
-    """
-
-    def __init__(
-        self, main: Block, indexes: Mapping[str, faiss.IndexFlatIP], live: Mask, recent: Block
-    ) -> None:
-        self.main = main
-        self.recent = recent
-        self._indexes = indexes
-        self._live = live
-        self._count = int(live.sum()) + len(recent.ids)
-        self._shown = np.concatenate([live & ~main.hidden, ~recent.hidden])
+        hiding = np.fromiter((each in hidden for each in items), bool, len(items))
+        return cls.of_tables(list(items), tables, present, hiding, np.zeros(len(items), np.int64))
 
     @classmethod
-    def of(
-        cls, items: Mapping[str, Views], widths: Mapping[str, int], hidden: Container[str] = ()
+    def of_tables(
+        cls,
+        ids: Sequence[str],
+        tables: Mapping[str, Floats],
+        present: Mapping[str, Mask],
+        hidden: Mask,
+        versions: Versions,
+        *,
+        quantised: bool = False,
     ) -> "Snapshot":
-        """The snapshot of exactly these items, some of them hidden."""
-        return cls._over(Block.of(items, widths, hidden), widths)
+        """The snapshot of items by their place; see Main, and vectors.vectors_of."""
+        vectors = {
+            view: vectors_of(table, present[view], quantised=quantised)
+            for view, table in tables.items()
+        }
+        layers = ({each: place for place, each in enumerate(ids)},)
+        main = Main(ids, layers, vectors, present, hidden, versions)
+        return cls.over(main, np.ones(len(ids), bool))
 
     @classmethod
-    def _over(cls, main: Block, widths: Mapping[str, int]) -> "Snapshot":
-        indexes, tables = {}, {}
-        for view, width in widths.items():
-            index = faiss.IndexFlatIP(width)
-            index.add(main.tables[view])
-            indexes[view] = index
-            # FAISS has copied the table; look at its copy and let ours go.
-            stored = faiss.rev_swig_ptr(index.get_xb(), len(main.ids) * width)
-            tables[view] = stored.reshape(-1, width) if len(main.ids) else main.tables[view]
-        shared = Block(main.ids, main.rows, tables, main.present, main.hidden)
-        return cls(shared, indexes, np.ones(len(main.ids), bool), Block.of({}, widths))
+    def over(cls, main: Main, live: Mask) -> "Snapshot":
+        """The snapshot of those items of a main block that are alive."""
+        widths = {view: vectors.width for view, vectors in main.vectors.items()}
+        return cls(main, _Room(widths, FIRST_ROOM), 0, live, live & ~main.hidden, {})
 
     def __len__(self) -> int:
-        return self._count
+        return self._items
 
     @property
     def shown(self) -> int:
         """How many items may be answered: all that are not hidden."""
-        return int(self._shown.sum())
+        return int(np.count_nonzero(self._may))
 
     def __contains__(self, item_id: str) -> bool:
         return self.place(item_id) is not None
 
     def place(self, item_id: str) -> int | None:
         """Where an item stands; None if it is not in the catalogue."""
-        if (row := self.recent.rows.get(item_id)) is not None:
-            return len(self.main.ids) + row
-        row = self.main.rows.get(item_id)
-        return row if row is not None and self._live[row] else None
+        place = self._places.get(item_id)
+        if place is None:
+            place = self.main.place(item_id)
+        return place if place >= 0 and self._live[place] else None
 
     def item_id(self, place: int) -> str:
         """Who stands at a place."""
-        start = len(self.main.ids)
+        start = len(self.main)
         return self.main.ids[place] if place < start else self.recent.ids[place - start]
 
     def views(self, item_id: str) -> dict[str, Floats] | None:
@@ -135,8 +252,12 @@ class Snapshot:
         place = self.place(item_id)
         if place is None:
             return None
-        start = len(self.main.ids)
-        return self.main.views(place) if place < start else self.recent.views(place - start)
+        alone = np.array([place])
+        return {
+            view: self.vectors(view, alone)[0]
+            for view in self.main.vectors
+            if self.present(view, alone)[0]
+        }
 
     def places(self, item_ids: Iterable[str]) -> Places:
         """Where items stand, in their order; -1 for those that are not in the catalogue."""
@@ -145,24 +266,22 @@ class Snapshot:
 
     def stands(self, places: Places) -> Mask:
         """At which places an item of the catalogue stands; -1 is none."""
-        start = len(self.main.ids)
-        found = places >= start
-        old = (places >= 0) & ~found
-        found[old] = self._live[places[old]]
+        found = places >= 0
+        found[found] = self._live[places[found]]
         return found
 
     def vectors(self, view: str, places: Places) -> Floats:
         """Vectors (n, W) of the items at some places; zeros where an item lacks the view."""
-        start = len(self.main.ids)
-        found = np.empty((len(places), self.main.tables[view].shape[1]), np.float32)
+        start = len(self.main)
+        found = np.empty((len(places), self.recent.tables[view].shape[1]), np.float32)
         old = places < start
-        found[old] = self.main.tables[view][places[old]]
+        found[old] = self.main.vectors[view].at(places[old])
         found[~old] = self.recent.tables[view][places[~old] - start]
         return found
 
     def present(self, view: str, places: Places) -> Mask:
         """(n,) which of the items at some places have a view."""
-        start = len(self.main.ids)
+        start = len(self.main)
         old = places < start
         found = np.empty(len(places), bool)
         found[old] = self.main.present[view][places[old]]
@@ -173,7 +292,7 @@ class Snapshot:
         """Of each view the vectors (L, W) of those of these items that have it, in their order."""
         return {
             view: self.vectors(view, places[self.present(view, places)])
-            for view in self.main.tables
+            for view in self.main.vectors
         }
 
     def allowed(self, exclude: Places) -> Mask:
@@ -181,13 +300,13 @@ class Snapshot:
 
         Hidden items may not; they can still be looked up, and stand in histories.
         """
-        mask = self._shown.copy()
+        mask = self._may.copy()
         mask[exclude[exclude >= 0]] = False
         return mask
 
     def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:
         """Vectors and presence of the items at some places, as models.scorer takes them."""
-        views = list(self.main.tables)
+        views = list(self.main.vectors)
         return (
             {view: self.vectors(view, places) for view in views},
             {view: self.present(view, places) for view in views},
@@ -196,9 +315,10 @@ class Snapshot:
     def search(
         self, view: str, queries: Floats, ks: Sequence[int], allowed: Sequence[Mask]
     ) -> list[tuple[Places, Floats]]:
-        """Of each query the k best items in one view by inner product, exactly.
+        """Of each query the k best items in one view by inner product.
 
-        Ties take the lower id (by code point), also where they straddle k.
+        Exactly, but where the main block is clustered: see service.vectors. Ties take the lower
+        id (by code point), also where they straddle k.
 
         Args:
             queries: (B, W) float32, finite.
@@ -209,44 +329,25 @@ class Snapshot:
             Of each query, places and their scores, best first: k, or as many as are allowed and
             have the view.
         """
-        start = len(self.main.ids)
-        if start <= COMPARE_ALL:
-            old = queries @ self.main.tables[view].T  # (B, n)
+        start = len(self.main)
+        vectors = self.main.vectors[view]
+        if start <= COMPARE_ALL and isinstance(vectors, Exact):
+            old = queries @ vectors.table.T  # (B, n)
         new = queries @ self.recent.tables[view].T
         found = []
         for row, (k, may) in enumerate(zip(ks, allowed, strict=True)):
             main = may[:start] & self.main.present[view]
-            if start <= COMPARE_ALL:
+            if start <= COMPARE_ALL and isinstance(vectors, Exact):
                 places = np.flatnonzero(main)
                 scores = old[row, places]
             else:
-                places, scores = self._search_main(view, queries[row], k, main)
+                places, scores = vectors.search(queries[row], k, main)
             recent = np.flatnonzero(may[start:] & self.recent.present[view])
             places = np.concatenate([places, recent + start])
             scores = np.concatenate([scores, new[row, recent]])
             order = self.ranked(places, scores, k)
             found.append((places[order], scores[order]))
         return found
-
-    def _search_main(self, view: str, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
-        """The k best of the main block by FAISS, and all that tie with the last of them."""
-        count = int(may.sum())
-        fetch = min(k + 1, count)
-        while fetch:
-            bits = np.packbits(may, bitorder="little")
-            # Excludes inside the search, so k come back. The stubs know the C++ signatures only.
-            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-            scores, places = self._indexes[view].search(
-                query[None],
-                fetch,
-                params=faiss.SearchParameters(sel=selector),  # type: ignore[call-arg]
-            )
-            there = places[0] >= 0
-            places, scores = places[0][there], scores[0][there]
-            if len(places) >= count or len(places) <= k or scores[k - 1] != scores[-1]:
-                return places, scores
-            fetch = min(4 * fetch, count)  # the tie goes on beyond what was fetched
-        return np.empty(0, np.int64), np.empty(0, np.float32)
 
     def ranked(self, places: Places, scores: Floats, k: int) -> list[int]:
         """Positions of the k best, best first; ties take the lower id."""
@@ -262,42 +363,110 @@ class Snapshot:
         self,
         upserts: Mapping[str, Views],
         deletes: Iterable[str],
-        widths: Mapping[str, int],
         hidden: Collection[str] = (),
+        versions: Mapping[str, int] | None = None,
     ) -> "Snapshot":
         """The next snapshot; this one stays as it is.
 
         Args:
             hidden: ids of those of `upserts` that are hidden.
+            versions: of `upserts`; 0 where nothing is said.
         """
-        live = self._live.copy()
-        recent: dict[str, Views] = {
-            each: self.recent.views(row) for row, each in enumerate(self.recent.ids)
+        versions = versions or {}
+        room, count = self._room, self._count
+        end = count + len(upserts)
+        size = len(room.hidden)
+        if len(room.ids) > count or end > size:  # another snapshot has gone on from here, or full
+            room = room.grown(count, max(size, 2 * end))
+        behind = len(upserts)
+        live = np.concatenate([self._live, np.ones(behind, bool)])
+        shown = np.concatenate([self._may, np.array([i not in hidden for i in upserts], bool)])
+        places = dict(self._places)
+        for item_id in chain(upserts, deletes):
+            place = places.pop(item_id, None)
+            if place is None:
+                place = self.main.place(item_id)
+            if place >= 0:
+                live[place] = shown[place] = False
+        start = len(self.main)
+        for item_id, views in upserts.items():
+            places[item_id] = start + len(room.ids)
+            room.append(item_id, views, item_id in hidden, versions.get(item_id, 0))
+        return Snapshot(self.main, room, end, live, shown, places)
+
+    @property
+    def overgrown(self) -> bool:
+        """Whether so much came or went since the main block was made that a new one is due."""
+        behind, start = self._count, len(self.main)
+        dead = start + behind - len(self)
+        return behind > max(MERGE_AT, MERGE_SHARE * start) or dead > max(
+            MERGE_AT, DEAD_SHARE * (start + behind)
+        )
+
+    @property
+    def choked(self) -> bool:
+        """Whether so much is due that searches are slow of it."""
+        return self._count > CHOKED * max(MERGE_AT, MERGE_SHARE * len(self.main))
+
+    def rebuilt(self) -> Rebuilt:
+        """A main block of all of this snapshot; takes its time, and disturbs nobody."""
+        main, recent, count = self.main, self.recent, self._count
+        end = len(main) + count
+        if end - len(self) > max(MERGE_AT, DEAD_SHARE * end):
+            return self._compacted()
+        ids = [*main.ids, *recent.ids]
+        layers = (*main.layers, self._places)
+        if len(layers) > LAYERS:
+            layers = (main.layers[0], dict(chain.from_iterable(m.items() for m in layers[1:])))
+        block = Main(
+            ids,
+            layers,
+            {
+                view: vectors.joined(recent.tables[view], recent.present[view])
+                for view, vectors in main.vectors.items()
+            },
+            {
+                view: np.concatenate([present, recent.present[view]])
+                for view, present in main.present.items()
+            },
+            np.concatenate([main.hidden, recent.hidden]),
+            np.concatenate([main.versions, recent.versions]),
+        )
+        return Rebuilt(block, end, None)
+
+    def _compacted(self) -> Rebuilt:
+        kept = np.flatnonzero(self._live)
+        start = len(self.main)
+        old, new = kept[kept < start], kept[kept >= start] - start
+        ids = [self.item_id(place) for place in kept.tolist()]
+        tables, present = self.gather(kept)
+        quantised = any(vectors.quantised for vectors in self.main.vectors.values())
+        block = Main(
+            ids,
+            ({each: place for place, each in enumerate(ids)},),
+            {
+                view: vectors_of(tables.pop(view), present[view], quantised=quantised)
+                for view in list(tables)
+            },
+            present,
+            np.concatenate([self.main.hidden[old], self.recent.hidden[new]]),
+            np.concatenate([self.main.versions[old], self.recent.versions[new]]),
+        )
+        return Rebuilt(block, start + self._count, kept)
+
+    def on(self, rebuilt: Rebuilt) -> "Snapshot":
+        """The same items, over a main block made of this snapshot or of one before it."""
+        first = rebuilt.end - len(self.main)  # of the places behind, the first that it lacks
+        behind = self._count - first
+        room = self._room.part(first, self._count, max(FIRST_ROOM, 2 * behind))
+        start = len(rebuilt.main)
+        live, shown = self._live, self._may
+        if rebuilt.kept is not None:
+            old = np.concatenate([rebuilt.kept, np.arange(rebuilt.end, rebuilt.end + behind)])
+            live, shown = live[old], shown[old]
+        places = {
+            item_id: start + place - rebuilt.end
+            for item_id, place in self._places.items()
+            if place >= rebuilt.end
         }
-        gone = [*upserts, *deletes]
-        hiding = {each for each, row in self.recent.rows.items() if self.recent.hidden[row]}
-        hiding = hiding.difference(gone).union(hidden)
-        for item_id in gone:
-            recent.pop(item_id, None)
-            if (row := self.main.rows.get(item_id)) is not None:
-                live[row] = False
-        recent.update(upserts)
-        new = Block.of(recent, widths, hiding)
-        if len(recent) > MERGE_AT:
-            kept = np.flatnonzero(live)
-            ids = [self.main.ids[row] for row in kept.tolist()] + list(new.ids)
-            merged = Block(
-                ids,
-                {each: row for row, each in enumerate(ids)},
-                {
-                    view: np.concatenate([self.main.tables[view][kept], new.tables[view]])
-                    for view in widths
-                },
-                {
-                    view: np.concatenate([self.main.present[view][kept], new.present[view]])
-                    for view in widths
-                },
-                np.concatenate([self.main.hidden[kept], new.hidden]),
-            )
-            return Snapshot._over(merged, widths)
-        return Snapshot(self.main, self._indexes, live, new)
+        return Snapshot(rebuilt.main, room, behind, live, shown, places)

@@ -10,7 +10,7 @@ from models.item import MAX_ATTRIBUTES, MAX_ID_BYTES, AttributeValue, Item
 from service.embedder import Embedder
 from service.errors import AN_ID, AN_ITEM, Invalid
 from service.incoming import LLM, IncomingItem, Readying, checked, require_bundle
-from service.index import Views
+from service.index import Floats, Views
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -86,7 +86,7 @@ async def seen(
         return found
     readying = Readying(bundle, embedder)
     read: dict[int, Item] = {}
-    with_llm: dict[int, dict[str, np.ndarray]] = {}
+    with_llm: dict[int, dict[str, Floats]] = {}
     for at, each in inline:
         if each.vectors is None:
             fields = {"item_id": "inline", "attributes": each.attributes}

@@ -1,15 +1,18 @@
 """The folder of a catalogue as it is opened: locked, seeded, checked, brought up to date, read."""
 
 import fcntl
+import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from service.rows import Entry, Floats, Writing
+from service import generations
+from service.index import Main, Snapshot, Versions
+from service.rows import Entry, Writing
 from service.schema import (
     ELSEWHERE,
     LOCK,
@@ -21,10 +24,13 @@ from service.schema import (
     sync,
     transaction,
 )
+from service.upkeep import KEEP_FROM
+from service.vectors import Floats, Mask, Places
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
+TOGETHER = 10_000  # vectors that are read at once
 log = logging.getLogger(__name__)
 
 
@@ -99,29 +105,136 @@ def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
     log.info("seeded the catalogue with %d items of the bundle", len(bundle.catalogue))
 
 
-def read_vectors(
-    database: sqlite3.Connection, path: Path, widths: Mapping[str, int]
-) -> tuple[dict[str, dict[str, Floats]], set[str]]:
-    """Of each item, in the order in which they came, its views; and which of them are hidden.
+def read_snapshot(
+    database: sqlite3.Connection, path: Path, of: generations.Of
+) -> tuple[Snapshot, int]:
+    """The index of a catalogue; and the latest version that is on disk as an index, or 0.
+
+    The newest generation, and what came after it; where there is none, all is read.
 
     Raises:
         CatalogueError: a vector is not what its view has.
     """
-    ids: dict[int, str] = {}
-    hidden: set[str] = set()
-    for row, item_id, is_hidden in database.execute(
-        "SELECT row, item_id, hidden FROM items ORDER BY row"
-    ):
-        ids[row] = item_id
-        if is_hidden:
-            hidden.add(item_id)
-    items: dict[str, dict[str, Floats]] = {item_id: {} for item_id in ids.values()}
-    stored: Iterator[tuple[int, str, Any]] = database.execute(
-        "SELECT row, view, vector FROM vectors"
+    stored = _Stored.read(database)
+    generation = generations.newest(path.parent, of)
+    if generation is not None:
+        snapshot = _over(generation, stored, of)
+        if snapshot is not None:
+            new = np.flatnonzero(stored.versions > generation.number)
+            tables, present = _read_tables(database, path, stored.some(new), of.widths)
+            return _with_new(snapshot, stored, new, tables, present), generation.number
+        log.warning(
+            "generation %d of the index lacks items that the catalogue has, and is not used",
+            generation.number,
+        )
+    if len(stored.ids) >= KEEP_FROM:
+        log.info("making the index of %d items anew", len(stored.ids))
+    tables, present = _read_tables(database, path, stored, of.widths)
+    snapshot = Snapshot.of_tables(
+        *(stored.ids, tables, present, stored.hidden, stored.versions), quantised=of.quantised
     )
-    for row, view, vector in stored:
-        numbers = np.frombuffer(vector, "<f4").astype(np.float32)
-        if row not in ids or numbers.shape != (widths.get(view),) or not np.isfinite(numbers).all():
-            raise damaged(path, f"a vector of view {view!r} of item {ids.get(row)!r}")
-        items[ids[row]][view] = numbers
-    return items, hidden
+    return snapshot, 0
+
+
+class _Stored(NamedTuple):
+    """The items of a catalogue, by version."""
+
+    ids: list[str]
+    rows: Versions
+    versions: Versions
+    hidden: Mask
+
+    @classmethod
+    def read(cls, database: sqlite3.Connection) -> "_Stored":
+        # All in the index over versions: the attributes need not be read.
+        found = database.execute(
+            "SELECT item_id, row, version, hidden FROM items ORDER BY version"
+        ).fetchall()
+        ids, rows, versions, hidden = zip(*found, strict=True) if found else ((), (), (), ())
+        return cls(
+            list(ids),
+            np.array(rows, np.int64),
+            np.array(versions, np.int64),
+            np.array(hidden, bool),
+        )
+
+    def some(self, at: Places) -> "_Stored":
+        return _Stored(
+            [self.ids[each] for each in at.tolist()],
+            *(self.rows[at], self.versions[at], self.hidden[at]),
+        )
+
+
+def _over(
+    generation: generations.Generation, stored: _Stored, of: generations.Of
+) -> Snapshot | None:
+    """What a generation knows of the items; None if it lacks one that it should know."""
+    at = np.searchsorted(stored.versions, generation.versions)
+    at = np.minimum(at, max(len(stored.versions) - 1, 0))
+    live = (
+        stored.versions[at] == generation.versions
+        if len(stored.versions)
+        else np.zeros(len(at), bool)
+    )
+    if int(live.sum()) != int((stored.versions <= generation.number).sum()):
+        return None
+    ids = [stored.ids[each] if alive else "" for each, alive in zip(at, live, strict=True)]
+    places = {ids[place]: place for place in np.flatnonzero(live).tolist()}
+    hidden = np.zeros(len(at), bool)
+    hidden[live] = stored.hidden[at[live]]
+    main = Main(
+        *(ids, (places,), generation.vectors, generation.present, hidden, generation.versions)
+    )
+    return Snapshot.over(main, live)
+
+
+def _with_new(
+    snapshot: Snapshot,
+    stored: _Stored,
+    new: Places,
+    tables: Mapping[str, Floats],
+    present: Mapping[str, Mask],
+) -> Snapshot:
+    upserts, hidden, versions = {}, set(), {}
+    for row, at in enumerate(new.tolist()):
+        item_id = stored.ids[at]
+        upserts[item_id] = {view: tables[view][row] for view in tables if present[view][row]}
+        versions[item_id] = int(stored.versions[at])
+        if stored.hidden[at]:
+            hidden.add(item_id)
+    return snapshot.with_changes(upserts, (), hidden, versions) if upserts else snapshot
+
+
+def _read_tables(
+    database: sqlite3.Connection, path: Path, stored: _Stored, widths: Mapping[str, int]
+) -> tuple[dict[str, Floats], dict[str, Mask]]:
+    """Of each view the vectors (n, W) of some items, zeros where one lacks it, and who has it."""
+    count = len(stored.ids)
+    tables = {view: np.zeros((count, width), np.float32) for view, width in widths.items()}
+    present = {view: np.zeros(count, bool) for view in widths}
+    order = np.argsort(stored.rows)
+    sorted_rows = stored.rows[order]
+    total = database.execute("SELECT count(*) FROM items").fetchone()[0]
+    if count == total:
+        asked = database.execute("SELECT row, view, vector FROM vectors")
+    else:
+        asked = database.execute(
+            "SELECT row, view, vector FROM vectors WHERE row IN (SELECT value FROM json_each(?))",
+            [json.dumps(stored.rows.tolist())],
+        )
+    while found := asked.fetchmany(TOGETHER):
+        for view in {view for _, view, _ in found}:
+            rows = np.array([row for row, each, _ in found if each == view], np.int64)
+            blobs = [vector for _, each, vector in found if each == view]
+            at = np.minimum(np.searchsorted(sorted_rows, rows), max(count - 1, 0))
+            width = widths.get(view)
+            if width is None or not count or (sorted_rows[at] != rows).any():
+                raise damaged(path, f"a vector of view {view!r} of nobody")
+            if any(len(blob) != 4 * width for blob in blobs):
+                raise damaged(path, f"a vector of view {view!r} that is not {width} wide")
+            vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, width)
+            if not np.isfinite(vectors).all():
+                raise damaged(path, f"a vector of view {view!r} that is not finite")
+            tables[view][order[at]] = vectors
+            present[view][order[at]] = True
+    return tables, present

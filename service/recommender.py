@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from service.errors import UnknownItem
-from service.index import Block, Floats, Mask, Places, Snapshot, Views
+from service.index import Floats, Main, Mask, Places, Snapshot, Views
 from service.metrics import Metrics
 from service.rounds import Rounds
 from service.slate import arrange, candidates_for
@@ -55,7 +55,7 @@ class Recommended(NamedTuple):
 
     Attributes:
         strategy: by which they were found.
-        explored: ids of those that have the place of a better one.
+        explored: ids of those whose place was explored.
         unknown: ids of the history that the catalogue lacks.
         queries: (1, W) of each view, what the items were scored with; none of what is popular.
         because: of each item, the item of the history that is nearest to it, if asked for.
@@ -114,9 +114,8 @@ class Recommender:
             self._views["text_only"] = bundle.open_views
         self.strategies: list[Strategy] = list(self._views)
         # Of the main block: what models.scorer makes of it, and where training's items stand.
-        self._stacked: tuple[Block, Stacked] | None = None
-        self._trained: tuple[Block, Places] | None = None
-        self._interactions: tuple[Block, Floats] | None = None
+        self._stacked: tuple[Main, Stacked] | None = None
+        self._trained: tuple[Main, Places] | None = None
         self._questions = Rounds(self._rank_together, ranking, TOGETHER)
         self._searches = Rounds(self._search_together, ranking)
 
@@ -260,7 +259,7 @@ class Recommender:
         items = list(zip(ids, scores[order].tolist(), strict=True))
         explored: set[str] = set()
         if not plain:
-            known = np.array([self._bundle.popularity(item_id) for item_id in ids])
+            known = np.array([self._bundle.popularity(item_id) for item_id in ids], str)
             shown = arrange(
                 scores[order],
                 self._alike_vectors(snapshot, places[order]),
@@ -310,7 +309,7 @@ class Recommender:
             # Who is not in the catalogue any more still says what is likely to follow.
             places, scores = self._following(snapshot, _ids(question.history))
             followed[row, places] = scores
-        if len(snapshot) <= self._score_all:
+        if len(snapshot) <= self._score_all and snapshot.main.exact:
             everyone = self._score_everyone(snapshot, queries, followed)
             may_come = [np.flatnonzero(may) for may in allowed]
             return [(each, row[each]) for each, row in zip(may_come, everyone, strict=True)]
@@ -366,11 +365,7 @@ class Recommender:
     def _following(self, snapshot: Snapshot, history: Sequence[str]) -> tuple[Places, Floats]:
         """Places of the items that follow a history, and their neighbour scores."""
         rows, scores = self._bundle.following(history)
-        if self._trained is None or self._trained[0] is not snapshot.main:
-            ids = self._bundle.catalogue.ids
-            places = np.array([snapshot.main.rows.get(each, -1) for each in ids], np.int64)
-            self._trained = (snapshot.main, places)
-        places = self._trained[1][rows - 1]
+        places = self._training_places(snapshot.main)[rows - 1]
         for at in np.flatnonzero(~snapshot.stands(places)).tolist():
             # Gone, or changed since the main block was made.
             place = snapshot.place(self._bundle.catalogue[rows[at] - 1].item_id)
@@ -379,16 +374,21 @@ class Recommender:
 
     def _counted(self, snapshot: Snapshot) -> Floats:
         """(places,) how often training saw each item."""
-        main, recent = snapshot.main, snapshot.recent
-        if self._interactions is None or self._interactions[0] is not main:
-            self._interactions = (main, self._counts_of(main.ids))
-        return np.concatenate([self._interactions[1], self._counts_of(recent.ids)])
+        interactions, rows = self._bundle.interactions, self._bundle.catalogue.rows
+        places = self._training_places(snapshot.main)
+        counts = np.zeros(len(snapshot.main) + len(snapshot.recent.ids), np.float32)
+        counts[places[places >= 0]] = interactions[places >= 0]
+        for place, item_id in enumerate(snapshot.recent.ids, len(snapshot.main)):
+            if (row := rows.get(item_id)) is not None:
+                counts[place] = interactions[row - 1]
+        return counts
 
-    def _counts_of(self, ids: Sequence[str]) -> Floats:
-        rows = self._bundle.catalogue.rows
-        counts = np.concatenate([[0], self._bundle.interactions])  # row 0 is nobody's
-        found: Floats = counts[[rows.get(each, 0) for each in ids]].astype(np.float32)
-        return found
+    def _training_places(self, main: Main) -> Places:
+        """Of each training item where it stands or stood in the main block; -1 for none."""
+        if self._trained is None or self._trained[0] is not main:
+            ids = self._bundle.catalogue.ids
+            self._trained = (main, np.array([main.place(each) for each in ids], np.int64))
+        return self._trained[1]
 
     def _because(self, snapshot: Snapshot, history: Places, item_ids: Sequence[str]) -> list[str]:
         """Of each item, which of the history is nearest to it by what the items are."""

@@ -66,6 +66,7 @@ CREATE TABLE imports (
     error TEXT,
     updated REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX items_by_version ON items (version, item_id, hidden);
 """
 ADDED_TO_ITEMS = ("version INTEGER NOT NULL DEFAULT 1", "hidden INTEGER NOT NULL DEFAULT 0",
                   "given INTEGER NOT NULL DEFAULT 0")  # fmt: skip
@@ -152,6 +153,7 @@ def migrate(database: sqlite3.Connection, schema: int) -> None:
 def _from_1_to_2(database: sqlite3.Connection) -> None:
     for column in ADDED_TO_ITEMS:
         database.execute(f"ALTER TABLE items ADD COLUMN {column}")
+    database.execute("UPDATE items SET version = row")
     _run(database, DERIVED)
     kinds: Counter[tuple[str, str]] = Counter()
     last = 1

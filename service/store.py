@@ -12,14 +12,17 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.item import Item
+from service import generations
 from service import progress as imports
 from service.errors import PreconditionFailed, StorageFull
-from service.index import Snapshot
+from service.generations import Of
+from service.index import Rebuilt, Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
-from service.opening import damaged, prepare, read_vectors, take
+from service.opening import damaged, prepare, read_snapshot, take
 from service.progress import Progress
 from service.rows import Entry, Floats, Outcome, Stored, Writing
 from service.schema import FILE, CatalogueError, is_full, transaction
+from service.upkeep import Upkeep
 from service.versions import ALWAYS, Condition
 
 if TYPE_CHECKING:
@@ -80,14 +83,15 @@ class CatalogueStore:
         database: sqlite3.Connection,
         path: Path,
         lock: IO[bytes],
-        widths: Mapping[str, int],
+        of: Of,
         llm_dim: int,
         snapshot: Snapshot,
+        kept: int,
     ) -> None:
         self._database = database
         self._path = path
         self._lock_file = lock
-        self._widths = dict(widths)
+        self._widths = dict(of.widths)
         self._llm_dim = llm_dim
         self._lock = threading.Lock()
         meta = dict(database.execute("SELECT key, value FROM meta"))
@@ -97,6 +101,12 @@ class CatalogueStore:
         self._state = _State(
             snapshot, int(meta["changes"]), {(name, kind): items for name, kind, items in kinds}
         )
+        self._upkeep = Upkeep(
+            lambda: self._state.snapshot,
+            self._lay_over,
+            lambda main: generations.write(path.parent, main, of),
+            kept,
+        )
 
     @property
     def snapshot(self) -> Snapshot:
@@ -104,8 +114,11 @@ class CatalogueStore:
         return self._state.snapshot
 
     @classmethod
-    def open(cls, folder: Path, bundle: "Bundle") -> "CatalogueStore":
+    def open(cls, folder: Path, bundle: "Bundle", *, quantised: bool = False) -> "CatalogueStore":
         """The store in a folder; a new one is seeded with the bundle's items, once and whole.
+
+        Args:
+            quantised: see service.vectors.vectors_of.
 
         Raises:
             CatalogueError: another process has it open, or it belongs to another bundle or a
@@ -118,9 +131,12 @@ class CatalogueStore:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             widths = {name: view.width for name, view in bundle.views.items()}
             prepare(database, path, bundle)
-            items, hidden = read_vectors(database, path, widths)
-            snapshot = Snapshot.of(items, widths, hidden)
-            return cls(database, path, lock, widths, bundle.manifest.llm_dim, snapshot)
+            (name,) = database.execute(
+                "SELECT value FROM meta WHERE key = 'catalogue_id'"
+            ).fetchone()
+            of = Of(name, bundle.bundle_hash, quantised, widths)
+            snapshot, kept = read_snapshot(database, path, of)
+            return cls(database, path, lock, of, bundle.manifest.llm_dim, snapshot, kept)
         except StorageFull:
             _close(database, lock)
             raise CatalogueError(f"there is no room on the disk for {path}") from None
@@ -135,6 +151,7 @@ class CatalogueStore:
 
     def close(self) -> None:
         """Let the folder go; the store is not to be used any more."""
+        self._upkeep.close()
         with self._lock:
             _close(self._database, self._lock_file)
 
@@ -230,6 +247,7 @@ class CatalogueStore:
         outcomes = []
         upserts: dict[str, Mapping[str, Floats]] = {}
         hidden: set[str] = set()
+        versions: dict[str, int] = {}
         with self._lock:
             with self._writing() as writing:
                 for entry, condition in zip(
@@ -242,10 +260,12 @@ class CatalogueStore:
                     outcomes.append(outcome)
                     if outcome.changed:
                         upserts[item_id] = entry.views
+                        versions[item_id] = outcome.version or 0
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
-            self._publish(writing, upserts, (), hidden)
+            self._publish(writing, upserts, (), hidden, versions)
+        self._upkeep.look()
         return outcomes
 
     def hide(self, item_id: str, hidden: bool, condition: Condition = ALWAYS) -> Outcome:
@@ -265,7 +285,9 @@ class CatalogueStore:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
             views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
             shown = {} if views is None else {item_id: views}
-            self._publish(writing, shown, (), {item_id} if hidden else ())
+            versions = {item_id: outcome.version or 0}
+            self._publish(writing, shown, (), {item_id} if hidden else (), versions)
+        self._upkeep.look()
         return outcome
 
     def delete(self, item_id: str, condition: Condition = ALWAYS) -> bool:
@@ -283,6 +305,7 @@ class CatalogueStore:
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
             self._publish(writing, {}, [item_id])
+        self._upkeep.look()
         return True
 
     def progress(self, import_id: str) -> Progress | None:
@@ -322,14 +345,24 @@ class CatalogueStore:
         upserts: Mapping[str, Mapping[str, Floats]],
         deletes: Sequence[str],
         hidden: Collection[str] = (),
+        versions: Mapping[str, int] | None = None,
     ) -> None:
         snapshot, _, kinds = self._state
         if upserts or deletes:
-            snapshot = snapshot.with_changes(upserts, deletes, self._widths, hidden)
+            snapshot = snapshot.with_changes(upserts, deletes, hidden, versions)
         counts = Counter(kinds)
         counts.update(writing.kinds)
         kinds = {each: items for each, items in counts.items() if items}
         self._state = _State(snapshot, writing.changes, kinds)
+
+    def _lay_over(self, rebuilt: Rebuilt) -> None:
+        """Go on with a new main block."""
+        with self._lock:
+            self._state = self._state._replace(snapshot=self._state.snapshot.on(rebuilt))
+
+    def settle(self) -> None:
+        """Wait until the index is in the shape that it is to have after the changes so far."""
+        self._upkeep.settle()
 
     def _check(self, entry: Entry) -> None:
         vectors = dict(entry.views)

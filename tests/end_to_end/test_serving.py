@@ -14,6 +14,7 @@ from models.bundle import Bundle
 from models.item import read_items
 from tests.service.running import Client, in_this_process
 from training.config import read_config
+from training.export import export
 from training.interactions import Interactions, leave_one_out
 from training.rat import read_trained
 from training.recipe import Run
@@ -86,3 +87,40 @@ def test_what_the_bundle_says_of_itself_is_what_evaluate_measured(trained: Path)
     measured = json.loads((trained / "evaluate" / "metrics.json").read_text())
 
     assert Bundle.open(trained / "bundle").manifest.metrics == measured
+
+
+def test_a_bundle_counts_the_interactions_that_trained(client: Client, trained: Path) -> None:
+    told: dict[str, int] = {}
+    histories: dict[str, list[tuple[int, str]]] = {}
+    for line in (trained.parent / "data" / "interactions.csv").read_text().splitlines()[1:]:
+        user, item_id, timestamp = line.split(",")
+        histories.setdefault(user, []).append((int(timestamp), item_id))
+    for history in histories.values():
+        for _, item_id in sorted(history)[:-2]:  # the last two validate and test
+            told[item_id] = told.get(item_id, 0) + 1
+
+    bundle = Bundle.open(trained / "bundle", dtype="float32")
+
+    counts = dict(zip(bundle.catalogue.ids, bundle.interactions.tolist(), strict=True))
+    assert {item_id: count for item_id, count in counts.items() if count} == told
+    head = [counts[bundle.catalogue.ids[row]] for row in np.flatnonzero(bundle.head)]
+    tail = [counts[bundle.catalogue.ids[row]] for row in np.flatnonzero(~bundle.head)]
+    assert len(head) <= len(counts) / 5
+    assert min(head) > max(tail)
+    popular = client.recommended([], strategy="popular", k=3)
+    assert [score for _, score in popular] == sorted(counts.values(), reverse=True)[:3]
+
+
+def test_a_bundle_of_an_older_format_is_exported_again(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.parent, tmp_path / "old", dirs_exist_ok=True)
+    config = read_config(trained.parent / "run.toml", [f"folder={tmp_path / 'old' / 'run'}"])
+    before = (tmp_path / "old" / "run" / "export" / "made.json").read_text()
+
+    monkeypatch.setattr("training.export.FORMAT", 99)
+    step = export(Run(config))
+
+    assert json.loads((step.folder / "made.json").read_text())["facts"] == {"format": 99}
+    assert (step.folder / "made.json").read_text() != before
+    assert step.done

@@ -1,10 +1,12 @@
-"""Exact search agrees with plain numpy, whatever came and went."""
+"""Search agrees with plain numpy, whatever came and went; where it is clustered, nearly."""
 
 import numpy as np
 import pytest
 
 from service import index as module
+from service import vectors
 from service.index import Snapshot, Views
+from service.vectors import Clustered, vectors_of
 
 WIDTHS = {"text": 6, "id": 3}
 NOBODY = np.empty(0, np.int64)
@@ -17,10 +19,15 @@ def some_item(random: np.random.Generator) -> Views:
     return views
 
 
-@pytest.fixture(params=["all compared", "faiss"], autouse=True)
-def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "faiss":
+@pytest.fixture(params=["all compared", "faiss", "clustered"], autouse=True)
+def _every_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "all compared":
         monkeypatch.setattr(module, "COMPARE_ALL", 0)
+        monkeypatch.setattr(vectors, "COMPARE_ONLY", 0)
+    if request.param == "clustered":
+        monkeypatch.setattr(vectors, "CLUSTER_FROM", 30)
+        # Every cluster is looked into, so that what is found is exact here, too.
+        monkeypatch.setattr(vectors, "RECALL", {25: 1.1, 1000: 1.1})
 
 
 def search(
@@ -49,9 +56,11 @@ def test_search_is_exact_through_upserts_deletes_and_merges(
     for step in range(60):
         upserts = {f"i{random.integers(80)}": some_item(random) for _ in range(random.integers(3))}
         deletes = [i for i in (f"i{random.integers(80)}",) if i not in upserts]
-        before = snapshot.main
-        snapshot = snapshot.with_changes(upserts, deletes, WIDTHS)
-        merged += snapshot.main is not before
+        before = snapshot
+        snapshot = snapshot.with_changes(upserts, deletes)
+        if before.overgrown:  # a new main block is made while changes go on
+            snapshot = snapshot.on(before.rebuilt())
+            merged += 1
         items.update(upserts)
         for item_id in deletes:
             items.pop(item_id, None)
@@ -74,12 +83,47 @@ def test_search_is_exact_through_upserts_deletes_and_merges(
     assert merged > 3
 
 
+def test_places_of_items_that_are_gone_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MERGE_AT", 10)
+    random = np.random.default_rng(3)
+    items = {f"i{n}": some_item(random) for n in range(100)}
+    snapshot = Snapshot.of(items, WIDTHS, hidden={"i98"})
+    gone = [f"i{n}" for n in range(0, 60)]
+
+    before = snapshot.with_changes({}, gone)
+    changed = {"i99": some_item(random), "new": some_item(random)}
+    after = before.with_changes(changed, ["i97"], hidden={"new"}).on(before.rebuilt())
+
+    assert before.overgrown
+    assert len(after.main) == 40
+    assert (len(after), after.shown) == (40, 38)  # i98 and new are hidden
+    assert "i0" not in after
+    assert "i97" not in after
+    held = after.views("i99")
+    assert held is not None
+    np.testing.assert_array_equal(held["text"], changed["i99"]["text"])
+
+
+def test_two_ways_on_from_one_snapshot_know_nothing_of_each_other() -> None:
+    random = np.random.default_rng(4)
+    start = Snapshot.of({"a": some_item(random)}, WIDTHS)
+    left, right = some_item(random), some_item(random)
+
+    one = start.with_changes({"b": left}, ())
+    other = start.with_changes({"b": right}, ())
+
+    for snapshot, views in ((one, left), (other, right)):
+        held = snapshot.views("b")
+        assert held is not None
+        np.testing.assert_array_equal(held["text"], views["text"])
+
+
 def test_an_old_snapshot_never_changes() -> None:
     random = np.random.default_rng(1)
     items = {f"i{n}": some_item(random) for n in range(5)}
     old = Snapshot.of(items, WIDTHS)
 
-    new = old.with_changes({"i1": some_item(random), "x": some_item(random)}, ["i2"], WIDTHS)
+    new = old.with_changes({"i1": some_item(random), "x": some_item(random)}, ["i2"])
 
     assert (len(old), len(new)) == (5, 5)
     assert "i2" in old
@@ -103,7 +147,7 @@ def test_k_come_back_however_few_are_allowed() -> None:
 def test_ties_take_the_lower_id_also_across_k() -> None:
     same: Views = {"text": np.ones(6, np.float32)}
     snapshot = Snapshot.of({f"i{n}": same for n in (7, 3, 9, 1, 5)}, WIDTHS)
-    snapshot = snapshot.with_changes({"i0": same, "i4": same}, (), WIDTHS)
+    snapshot = snapshot.with_changes({"i0": same, "i4": same}, ())
 
     places, _ = search(snapshot, "text", np.ones(6, np.float32), 4)
 
@@ -116,3 +160,68 @@ def test_an_empty_catalogue_can_be_searched() -> None:
     places, scores = search(snapshot, "id", np.ones(3, np.float32), 5)
 
     assert (len(places), len(scores), len(snapshot)) == (0, 0, 0)
+
+
+def a_catalogue(count: int, width: int, seed: int) -> np.ndarray:
+    """Vectors in groups, some ten times as long as others."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(50, width))
+    vectors = centres[random.integers(50, size=count)] + 0.6 * random.normal(size=(count, width))
+    return (vectors * random.lognormal(0, 0.5, size=(count, 1))).astype(np.float32)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_clusters_miss_few_and_none_of_a_filter_that_few_pass(
+    monkeypatch: pytest.MonkeyPatch, quantised: bool
+) -> None:
+    monkeypatch.setattr(vectors, "CLUSTER_FROM", 1000)
+    monkeypatch.setattr(vectors, "RECALL", {25: 0.99, 1000: 0.98})
+    table = a_catalogue(6000, 16, seed=0)
+    held = vectors_of(table, np.ones(6000, bool), quantised=quantised)
+    assert isinstance(held, Clustered)
+    assert held.probes[25] < 128  # not all of them
+    stored = held.at(np.arange(6000))
+    assert np.abs(stored - table).max() <= (0.1 if quantised else 0)
+    random = np.random.default_rng(1)
+    few = np.zeros(6000, bool)
+    few[random.choice(6000, 60, replace=False)] = True
+    found = []
+    for _ in range(50):
+        query = (table[random.choice(6000, 3)].mean(axis=0)).astype(np.float32)
+        places, _ = held.search(query, 25, np.ones(6000, bool))
+        truth = np.argsort(-(stored @ query))[:25]
+        found.append(len(set(places.tolist()) & set(truth.tolist())) / 25)
+        allowed = np.flatnonzero(few)
+        best = allowed[np.argsort(-(stored[allowed] @ query))[:25]]
+        places, _ = held.search(query, 25, few)
+        assert set(best.tolist()) <= set(places.tolist())
+    assert np.mean(found) > 0.95
+
+
+def test_clusters_that_grow_find_what_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "CLUSTER_FROM", 1000)
+    table, more = a_catalogue(2000, 16, seed=0), a_catalogue(500, 16, seed=1)
+    present = np.arange(500) % 2 == 0
+    before = vectors_of(table, np.ones(2000, bool))
+
+    after = before.joined(more, present)
+
+    assert (len(before), len(after)) == (2000, 2500)
+    np.testing.assert_array_equal(after.at(np.array([5, 2000])), [table[5], more[0]])
+    assert not after.at(np.array([2001])).any()  # it has no vector
+    may = np.concatenate([np.ones(2000, bool), present])
+    for row in (0, 100, 498):
+        places, scores = after.search(100 * more[row], 1, may)
+        assert 2000 + row in places[scores == scores.max()] or scores.max() > 100 * float(
+            more[row] @ more[row]
+        )
+
+
+def test_a_query_that_ties_all_items_is_answered_in_little_work() -> None:
+    same: Views = {"text": np.ones(6, np.float32)}
+    snapshot = Snapshot.of({f"i{n:05}": same for n in range(9000)}, WIDTHS)
+
+    places, scores = search(snapshot, "text", np.zeros(6, np.float32), 3)
+
+    assert len(places) == 3
+    assert not scores.any()

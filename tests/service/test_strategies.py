@@ -259,6 +259,15 @@ def test_the_same_seed_explores_the_same_places(serve: Serve) -> None:
         assert all(each["score"] == scores.get(each["item_id"], each["score"]) for each in answer)
 
 
+def test_of_nothing_nothing_is_explored(shared: Client) -> None:
+    every = [str(number) for number in range(12)]
+
+    answer = asked(shared, ["1"], exclude=every, explore=0.5, diversity=0.5)
+
+    assert answer["items"] == []
+    assert answer["degraded"] == ["fewer_than_k"]
+
+
 def test_diversity_puts_what_is_alike_later(serve: Serve) -> None:
     client = serve()
     # Two that are the same to the word, but for their ids.
