@@ -23,10 +23,11 @@ export async function start(root) {
   try {
     [info, map] = await Promise.all([about(), ask("GET", "map")]);
   } catch (problem) {
-    frame.replaceChildren(problem.status === 404
-      ? el("div", { class: "empty" }, el("h2", { text: "This bundle has no map" }), el("p", { text: "Export it once more with this version, and serve the new one:" }), el("p", {}, el("code", { text: "python -m training export --config …" })))
-      : el("p", { class: problem.passing ? "muted" : "wrong", text: problem.passing ? "Waiting for the service." : problem.message }));
-    if (problem.status !== 404) throw problem;
+    frame.replaceChildren(el("p", { class: problem.passing ? "muted" : "wrong", text: problem.passing ? "Waiting for the service." : problem.message }));
+    throw problem;
+  }
+  if (!map.ids.length) {
+    frame.replaceChildren(el("div", { class: "empty" }, el("h2", { text: "The catalogue is empty" }), el("p", { text: "Add an item, and it stands here." })));
     return;
   }
   draw(frame, info, map);
@@ -80,7 +81,7 @@ function palette() {
   return { groups: list("group", MOST_GROUPS - 1), scale: list("scale", BINS.length), cold: read("--map-cold"), rest: read("--map-rest"), ink: read("--ink"), surface: read("--map") };
 }
 
-function draw(frame, info, { ids, x, y, interactions }) {
+function draw(frame, info, { ids, x, y, interactions, total }) {
   const noun = info.template.noun;
   const canvas = el("canvas", { tabindex: "0", role: "application", "aria-roledescription": "map", "aria-label": `Map of ${plural(ids.length, "item")}`, "aria-describedby": "map-told map-help" });
   const tip = el("div", { class: "tip", "aria-hidden": "true", hidden: true });
@@ -100,7 +101,9 @@ function draw(frame, info, { ids, x, y, interactions }) {
       el("div", { class: "map-main" },
         el("div", { class: "canvas-box" }, canvas, tip,
           el("div", { class: "map-zoom" }, zoom("+", "Closer", () => zoomAt(1.6)), zoom("−", "Farther", () => zoomAt(1 / 1.6)), zoom("⤢", "See all", fit))),
-        legend, told, el("p", { class: "hint", id: "map-help", text: INSTRUCTIONS })),
+        legend, told,
+        total > ids.length && el("p", { class: "hint", text: `A sample of ${number(ids.length)} out of ${number(total)}.` }),
+        el("p", { class: "hint", id: "map-help", text: INSTRUCTIONS })),
       aside));
 
   const place = new Map(ids.map((id, at) => [id, at]));

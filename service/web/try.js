@@ -230,6 +230,10 @@ export async function start(root) {
     results.replaceChildren(welcome);
     try {
       const ids = await begin(signal);
+      if (!ids.length) {
+        welcome.replaceChildren(el("h2", { text: "The catalogue is empty" }), el("p", { text: "Begin with “Add an item”." }));
+        return;
+      }
       welcome.append(el("ul", { class: "starts", role: "list" }, ids.map((id) => el("li", {},
         el("button", { class: "start", type: "button", on: { click: () => { history.add(id); search.input.focus(); } } },
           el("span", { "aria-hidden": "true", text: "+" }), hidden("Begin with "), titleOf(recall(id)))))),
