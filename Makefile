@@ -26,7 +26,7 @@ test: extras := service,training,test
 test: ## install, then run the tests; they are offline
 	$(install)
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m cluster
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring"
 
 test-browser: extras := service,training,test,browser
 test-browser: ## install, with Chromium for root on Debian, then look at the page in a browser
@@ -39,7 +39,7 @@ check: ## install, then lint, check the format and the types, look for what is n
 	$(install)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
-	$(python) -m mypy --strict models training service
+	$(python) -m mypy --strict models training service examples
 	$(python) -m bandit -q -r -c pyproject.toml --severity-level medium models training service scripts
 	$(python) scripts/audit.py
 

@@ -1,103 +1,236 @@
-"""Is an acknowledged item ever lost? SIGKILLs the real service at random moments under writes."""
+"""Is an acknowledged write ever lost? SIGKILLs the real service at random moments under writes.
+
+Items are put, hidden and deleted one by one, in batches and by imports, all at once; after each
+kill the service is started again on the same folder, all that it has is exported, and compared
+with what was acknowledged. What was under way at the kill may be there or not.
+"""
 
 import argparse
+import base64
 import json
 import random
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
-from benchmarks.figures import record
+import numpy as np
+
+from benchmarks.catalogue import fill
+from benchmarks.figures import machine, record
+from benchmarks.index import grouped
+from benchmarks.serving.servers import DIRECT, Server, ours, tiny
+from models.bundle import Bundle
+
+WIDTH = 16
+BATCH, LINES = 20, 600  # of a batch, of an import
+OPENING, READY = "opening the catalogue", "ready"
 
 
-def call(address: str, method: str, path: str, body: object = None) -> int:
-    """The status of one request; 0 where there was no answer."""
-    request = urllib.request.Request(address + path, method=method)
-    data = None
-    if body is not None:
-        data = json.dumps(body).encode()
-        request.add_header("Content-Type", "application/json")
+class Killed(Exception):
+    """There was no answer."""
+
+
+class Writers:
+    """What writes, and what must be there.
+
+    Attributes:
+        sure: of each id what was acknowledged last: its title and whether it is hidden; None: gone.
+        acknowledged: how many writes were.
+    """
+
+    def __init__(self, bundle: str) -> None:
+        self.sure: dict[str, tuple[str, bool] | None] = {}
+        self.acknowledged = 0
+        self._bundle = bundle
+        self._number = 0
+        self._settled: list[str] = []
+        self._lock = threading.Lock()
+
+    def until_killed(self, server: Server, chance: random.Random) -> None:
+        """Write in every way until nobody answers."""
+        ways = [self._one, self._batch, self._import, self._again]
+        threads = [
+            threading.Thread(
+                target=self._repeat, args=(way, server, random.Random(chance.random()))
+            )
+            for way in ways
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _repeat(
+        self, way: Callable[[Server, random.Random], None], server: Server, chance: random.Random
+    ) -> None:
+        try:
+            while not server.killed:
+                way(server, chance)
+        except Killed:
+            pass
+
+    def _fresh(self, count: int) -> list[str]:
+        with self._lock:
+            self._number += count
+            return [f"kill/{number}" for number in range(self._number - count, self._number)]
+
+    def _done(self, told: dict[str, tuple[str, bool] | None]) -> None:
+        with self._lock:
+            self.sure |= told
+            self.acknowledged += len(told)
+
+    def _one(self, server: Server, chance: random.Random) -> None:
+        (item_id,) = self._fresh(1)
+        call(server, "PUT", f"/items/{item_id}", {"attributes": {"title": item_id}})
+        self._done({item_id: (item_id, False)})
+        if chance.random() < 0.3:
+            self._uncertain(item_id, lambda: call(server, "DELETE", f"/items/{item_id}"))
+            self._done({item_id: None})
+        elif chance.random() < 0.3:
+            body = {"hidden": True}
+            self._uncertain(item_id, lambda: call(server, "PATCH", f"/items/{item_id}", body))
+            self._done({item_id: (item_id, True)})
+
+    def _uncertain(self, item_id: str, write: Callable[[], object]) -> None:
+        """A write that may be done or not if nobody answers."""
+        with self._lock:
+            self.sure.pop(item_id, None)
+        write()
+
+    def _batch(self, server: Server, chance: random.Random) -> None:
+        ids = self._fresh(BATCH)
+        items = [{"item_id": each, "attributes": {"title": each}} for each in ids]
+        call(server, "POST", "/items:batch", {"items": items, "atomic": chance.random() < 0.5})
+        self._done({each: (each, False) for each in ids})
+        self._settled += ids
+        time.sleep(0.01)
+
+    def _import(self, server: Server, chance: random.Random) -> None:
+        ids = self._fresh(LINES)
+        vector = base64.b64encode(np.float32([chance.gauss(0, 1) for _ in range(WIDTH)]).tobytes())
+        lines = [
+            {"item_id": each, "attributes": {"title": each}, "vectors": {"text": vector.decode()}}
+            for each in ids
+        ]
+        body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        path = f"/items:import?import_id={ids[0].replace('/', '-')}&bundle={self._bundle}"
+        call(server, "POST", path, body)
+        self._done({each: (each, False) for each in ids})
+        self._settled += ids
+
+    def _again(self, server: Server, chance: random.Random) -> None:
+        """An item of a batch or an import gets another title."""
+        if not self._settled:
+            time.sleep(0.01)
+            return
+        item_id, title = chance.choice(self._settled[-2000:]), f"again {chance.random()}"
+        body = {"attributes": {"title": title}}
+        self._uncertain(item_id, lambda: call(server, "PUT", f"/items/{item_id}", body))
+        self._done({item_id: (title, False)})
+
+
+def call(server: Server, method: str, path: str, body: object = None) -> None:
+    """One request that is to succeed.
+
+    Raises:
+        Killed: there was no answer.
+    """
+    raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    kind = "application/json"
+    if isinstance(body, bytes):
+        kind = "application/x-ndjson"
+    elif method == "PATCH":
+        kind = "application/merge-patch+json"
+    address = f"http://127.0.0.1:{server.port}{path}"
+    request = urllib.request.Request(address, raw, {"Content-Type": kind}, method=method)  # type: ignore[arg-type]
     try:
-        with urllib.request.urlopen(request, data, timeout=60) as answer:
+        with DIRECT.open(request, timeout=60) as answer:
             answer.read()
-            return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return 0
+        if error.code not in {429, 503}:
+            raise
+        time.sleep(0.2)
+        raise Killed from None
+    except (OSError, urllib.error.URLError):
+        raise Killed from None
+
+
+def exported(server: Server) -> dict[str, tuple[str, bool]]:
+    """Of each item its title, and whether it is hidden."""
+    with DIRECT.open(f"http://127.0.0.1:{server.port}/items:export", timeout=120) as answer:
+        items = [json.loads(line) for line in answer]
+    return {
+        each["item_id"]: (each["attributes"].get("title", ""), each["hidden"]) for each in items
+    }
+
+
+def opened_in(log: Path) -> float:
+    """Seconds from when the catalogue was opened to ready, by the service's own log."""
+    times = {}
+    for line in log.read_text().splitlines():
+        told = json.loads(line) if line.startswith("{") else {}
+        if told.get("message") in {OPENING, READY}:
+            times[told["message"]] = datetime.fromisoformat(told["time"])
+    return (times[READY] - times[OPENING]).total_seconds()
 
 
 def main() -> None:
-    """Kill, restart, look for every item whose PUT or DELETE was answered."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=Path("runs/demo/bundle"))
-    parser.add_argument("--kills", type=int, default=50)
+    """Kill, start again, and look for all that was acknowledged."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--items", type=int, default=100_000, help="that are there at first")
+    parser.add_argument("--dry-run", action="store_true", help="print figures, write none")
     given = parser.parse_args()
+    print(machine(), flush=True)
     chance = random.Random(0)
-    acknowledged: dict[str, bool] = {}  # id -> whether it must be there
-    lost, acknowledgements, restarts = [], 0, []
-    with tempfile.TemporaryDirectory() as folder:
+    lost: list[str] = []
+    opened, ready = [], []
+    with tempfile.TemporaryDirectory(prefix="kills-") as root:
+        folder, path = Path(root) / "catalogue", tiny(Path(root), width=WIDTH)
+        bundle = Bundle.open(path)
+        fill(folder, bundle, grouped(given.items, WIDTH))
+        writers = Writers(bundle.bundle_hash)
         for kill in range(given.kills + 1):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            address = f"http://127.0.0.1:{port}"
-            arguments = ["--bundle", str(given.bundle), "--catalogue", folder, "--port", str(port)]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "service", *arguments], stderr=subprocess.DEVNULL
-            )
             started = time.monotonic()
-            while call(address, "GET", "/health/ready") != 200:
-                if process.poll() is not None:
-                    sys.exit(f"the service did not come back after {kill} kills")
-                time.sleep(0.05)
-            restarts.append(time.monotonic() - started)
-            for item, there in acknowledged.items():
-                if (call(address, "GET", f"/items/{item}") == 200) != there:
-                    lost.append(item)
-            if kill == given.kills:
-                process.send_signal(signal.SIGTERM)
-                process.wait(30)
-                break
-            threading.Timer(chance.uniform(0.05, 1.5), process.kill).start()
-            number = 0
-            while process.poll() is None:
-                item = f"kill-{kill}-{number}"
-                body = {"attributes": {"title": f"Film {item}", "release_year": "1999"}}
-                if call(address, "PUT", f"/items/{item}", body) in {200, 201}:
-                    acknowledged[item] = True
-                    acknowledgements += 1
-                if number % 5 == 4:
-                    gone = f"kill-{kill}-{number - 2}"
-                    status = call(address, "DELETE", f"/items/{gone}")
-                    if status == 204:
-                        acknowledged[gone] = False
-                        acknowledgements += 1
-                    elif status == 0:
-                        acknowledged.pop(gone, None)  # it may have happened or not
-                number += 1
-            process.wait()
-            print(f"kill {kill + 1}: {acknowledgements} acknowledged, {len(lost)} lost", flush=True)
-    restart = sorted(restarts)[len(restarts) // 2]
-    print(
-        f"{given.kills} kills, {acknowledgements} acknowledged writes, {len(lost)} lost: {lost[:5]}"
-    )
-    print(f"start to ready, median: {restart:.1f} s")
-    record(
-        {
-            "catalogue.kills": (given.kills, "SIGKILLs"),
-            "catalogue.acknowledged_writes": (acknowledgements, "PUTs and DELETEs"),
-            "catalogue.lost": (len(lost), "acknowledged writes"),
-        },
-        f"python -m benchmarks.kills --bundle {given.bundle} --kills {given.kills}",
-    )
+            with ours(path, folder) as server:
+                ready.append(time.monotonic() - started)
+                opened.append(opened_in(server.log))
+                there = exported(server)
+                for item_id, told in writers.sure.items():
+                    if there.get(item_id) != told:
+                        lost.append(item_id)
+                if kill == given.kills:
+                    break
+                threading.Timer(chance.uniform(0.05, 3), server.kill).start()
+                writers.until_killed(server, chance)
+                server.process.wait()
+            print(
+                f"kill {kill + 1}: {writers.acknowledged} acknowledged, {len(lost)} lost, "
+                f"{len(there)} items, opened in {opened[-1]:.1f} s",
+                flush=True,
+            )
+    print(f"lost: {lost[:5]}")
+    print(f"from opening to ready: median {np.median(opened):.1f} s, at most {max(opened):.1f} s")
+    figures: dict[str, tuple[float, str]] = {
+        "catalogue.lost_after_kills": (
+            len(lost),
+            f"of {writers.acknowledged:,} acknowledged writes, after {given.kills} SIGKILLs",
+        ),
+        "catalogue.restart_s": (
+            round(float(np.median(opened)), 2),
+            f"s from opening the catalogue to ready after a kill, {given.items:,} items and more; "
+            f"at most {max(opened):.1f}; from the start of the process {np.median(ready):.1f}",
+        ),
+    }
+    for name, (value, unit) in figures.items():
+        print(f"{name} = {value} {unit}")
+    if not given.dry_run:
+        record(figures, f"python -m benchmarks.kills --kills {given.kills}")
 
 
 if __name__ == "__main__":

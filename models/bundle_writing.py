@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,7 @@ def write_bundle(
     )
     manifest = manifest.model_copy(update={"bundle_hash": manifest.hash()})
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    _open_as(partial / MANIFEST, [path for path in partial.rglob("*") if path.is_file()])
     for path in [*partial.rglob("*"), partial]:
         _fsync(path)
 
@@ -219,6 +221,16 @@ def write_bundle(
 
 def _contiguous(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+
+
+def _open_as(plain: Path, files: Sequence[Path]) -> None:
+    """Give files the mode of one that was made by the umask.
+
+    safetensors leaves its own for their owner alone; the service's user may be another one, as in
+    a container.
+    """
+    for path in files:
+        path.chmod(stat.S_IMODE(plain.stat().st_mode))
 
 
 def _fsync(path: Path) -> None:

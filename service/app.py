@@ -114,6 +114,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.state.admission = Admission(
         settings.max_requests, settings.max_inflight_bytes, serving.retry_after_s
     )
+    metrics.inflight.set_function(lambda: app.state.admission.requests)
+    metrics.inflight_limit.set(settings.max_requests)
     # The last one is the outermost. A browser asks without a key whether it may ask, so that
     # question is answered before the gate; what it then asks comes to the gate as all else does.
     app.add_middleware(

@@ -116,6 +116,7 @@ class Batcher:
         self._metrics = metrics
         self._keep = keep
         metrics.batch_budget.set(batch_tokens)
+        metrics.queue_limit.set(max_queue_tokens)
         self._entries: dict[str, _Entry] = {}  # all that wait or run
         self._ready: dict[str, _Entry] = {}  # tokenised and not yet running, oldest first
         self._queued = 0  # tokens of _entries

@@ -6,6 +6,7 @@ its item, and versions never come twice. A generation is written beside the othe
 renamed; the one before it is kept.
 
 index/NUMBER/manifest.json   what it is of; SHA-256 of every other file
+index/NUMBER/columns.npz     the attributes that filters may name; see service.columns
 index/NUMBER/places.npz      `versions` (n,), and `present` (n,) of each view, as VIEW.present
 index/NUMBER/VIEW.faiss      the vectors of a view; VIEW.probes beside it where they are clustered
 """
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.columns import Columns
 from service.index import Main, Versions
 from service.schema import sync
 from service.vectors import Mask, Vectors, read_vectors
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 FOLDER = "index"
 MANIFEST = "manifest.json"
 PLACES = "places.npz"
+COLUMNS = "columns.npz"
 PARTIAL = ".partial"
 KEPT = 2  # generations
 FORMAT = 1
@@ -41,6 +44,7 @@ class Of(NamedTuple):
     bundle: str
     quantised: bool
     widths: Mapping[str, int]
+    filterable: list[str] | None  # in order; see CatalogueStore
 
 
 class Generation(NamedTuple):
@@ -50,6 +54,7 @@ class Generation(NamedTuple):
     vectors: Mapping[str, Vectors]
     present: Mapping[str, Mask]
     versions: Versions
+    columns: Columns
 
 
 def write(catalogue: Path, main: Main, of: Of) -> int:
@@ -66,6 +71,8 @@ def write(catalogue: Path, main: Main, of: Of) -> int:
     try:
         arrays: dict[str, Any] = {f"{view}.present": has for view, has in main.present.items()}
         np.savez(partial / PLACES, versions=main.versions, **arrays)
+        columns: dict[str, Any] = main.columns.arrays
+        np.savez(partial / COLUMNS, **columns)
         for view, vectors in main.vectors.items():
             vectors.write(partial / f"{view}.faiss")
         files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
@@ -108,11 +115,13 @@ def _read(folder: Path, number: int, of: Of) -> Generation:
     with np.load(folder / PLACES) as arrays:
         versions = arrays["versions"]
         present = {view: arrays[f"{view}.present"] for view in of.widths}
+    with np.load(folder / COLUMNS) as arrays:
+        columns = Columns.of_arrays(len(versions), arrays)
     vectors = {
         view: read_vectors(folder / f"{view}.faiss", present[view], quantised=of.quantised)
         for view in of.widths
     }
-    return Generation(number, vectors, present, versions)
+    return Generation(number, vectors, present, versions, columns)
 
 
 def _numbers(catalogue: Path) -> list[int]:

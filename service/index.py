@@ -15,6 +15,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from service.columns import Columns, appended
+from service.filters import Filter, HeldKind
 from service.vectors import Exact, Floats, Mask, Places, Vectors, vectors_of
 
 __all__ = ["Floats", "Main", "Mask", "Places", "Rebuilt", "Snapshot", "Versions", "Views"]
@@ -46,6 +48,7 @@ class Main:
         present: of each view, (n,) which items have it.
         hidden: (n,) which items are never answered.
         versions: (n,) of the items, as they stand there.
+        columns: of their attributes, what filters may name.
     """
 
     ids: Sequence[str]
@@ -54,6 +57,7 @@ class Main:
     present: Mapping[str, Mask]
     hidden: Mask
     versions: Versions
+    columns: Columns
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -158,6 +162,7 @@ class Snapshot:
         live: (n,) at which places, of all, an item of the catalogue stands.
         shown: (n,) at which of these one that may be answered.
         places: of each id whose latest place is behind the main block, the place.
+        columns: of the places behind the main block, in pieces.
     """
 
     def __init__(
@@ -168,6 +173,7 @@ class Snapshot:
         live: Mask,
         shown: Mask,
         places: Mapping[str, int],
+        columns: tuple[Columns, ...],
     ) -> None:
         self.main = main
         self._room = room
@@ -175,6 +181,7 @@ class Snapshot:
         self._live = live
         self._may = shown
         self._places = places
+        self._columns = columns
         self._items = int(np.count_nonzero(live))
         self.recent = Recent(
             room.ids[:count],
@@ -207,22 +214,28 @@ class Snapshot:
         hidden: Mask,
         versions: Versions,
         *,
+        columns: Columns | None = None,
         quantised: bool = False,
     ) -> "Snapshot":
-        """The snapshot of items by their place; see Main, and vectors.vectors_of."""
+        """The snapshot of items by their place; see Main, and vectors.vectors_of.
+
+        Args:
+            columns: without them, the items have no attributes.
+        """
         vectors = {
             view: vectors_of(table, present[view], quantised=quantised)
             for view, table in tables.items()
         }
         layers = ({each: place for place, each in enumerate(ids)},)
-        main = Main(ids, layers, vectors, present, hidden, versions)
+        columns = columns or Columns.of({} for _ in ids)
+        main = Main(ids, layers, vectors, present, hidden, versions, columns)
         return cls.over(main, np.ones(len(ids), bool))
 
     @classmethod
     def over(cls, main: Main, live: Mask) -> "Snapshot":
         """The snapshot of those items of a main block that are alive."""
         widths = {view: vectors.width for view, vectors in main.vectors.items()}
-        return cls(main, _Room(widths, FIRST_ROOM), 0, live, live & ~main.hidden, {})
+        return cls(main, _Room(widths, FIRST_ROOM), 0, live, live & ~main.hidden, {}, ())
 
     def __len__(self) -> int:
         return self._items
@@ -231,6 +244,11 @@ class Snapshot:
     def shown(self) -> int:
         """How many items may be answered: all that are not hidden."""
         return int(np.count_nonzero(self._may))
+
+    def shown_with(self, view: str) -> int:
+        """How many of them have a view."""
+        has = np.concatenate([self.main.present[view], self.recent.present[view]])
+        return int((self._may & has).sum())
 
     def __contains__(self, item_id: str) -> bool:
         return self.place(item_id) is not None
@@ -295,14 +313,27 @@ class Snapshot:
             for view in self.main.vectors
         }
 
-    def allowed(self, exclude: Places) -> Mask:
+    def allowed(self, exclude: Places, matching: Filter | None = None) -> Mask:
         """(places,) who may be answered, but for those at some places; -1 is nobody's.
 
         Hidden items may not; they can still be looked up, and stand in histories.
+
+        Args:
+            matching: only items that match it may.
         """
         mask = self._may.copy()
         mask[exclude[exclude >= 0]] = False
+        if matching is not None:
+            start = 0
+            for columns in (self.main.columns, *self._columns):
+                mask[start : start + len(columns)] &= columns.mask(matching)
+                start += len(columns)
         return mask
+
+    def kinds(self, name: str) -> frozenset[HeldKind]:
+        """Of which kinds items have values of an attribute, or had lately."""
+        found = self.main.columns.kinds(name)
+        return found.union(*(columns.kinds(name) for columns in self._columns))
 
     def gather(self, places: Places) -> tuple[dict[str, Floats], dict[str, Mask]]:
         """Vectors and presence of the items at some places, as models.scorer takes them."""
@@ -336,15 +367,18 @@ class Snapshot:
         new = queries @ self.recent.tables[view].T
         found = []
         for row, (k, may) in enumerate(zip(ks, allowed, strict=True)):
-            main = may[:start] & self.main.present[view]
+            main = may[:start]
+            if not vectors.complete:
+                main = main & self.main.present[view]
             if start <= COMPARE_ALL and isinstance(vectors, Exact):
                 places = np.flatnonzero(main)
                 scores = old[row, places]
             else:
                 places, scores = vectors.search(queries[row], k, main)
-            recent = np.flatnonzero(may[start:] & self.recent.present[view])
-            places = np.concatenate([places, recent + start])
-            scores = np.concatenate([scores, new[row, recent]])
+            if self._count:
+                recent = np.flatnonzero(may[start:] & self.recent.present[view])
+                places = np.concatenate([places, recent + start])
+                scores = np.concatenate([scores, new[row, recent]])
             order = self.ranked(places, scores, k)
             found.append((places[order], scores[order]))
         return found
@@ -365,12 +399,14 @@ class Snapshot:
         deletes: Iterable[str],
         hidden: Collection[str] = (),
         versions: Mapping[str, int] | None = None,
+        columns: Columns | None = None,
     ) -> "Snapshot":
         """The next snapshot; this one stays as it is.
 
         Args:
             hidden: ids of those of `upserts` that are hidden.
             versions: of `upserts`; 0 where nothing is said.
+            columns: of `upserts`, in their order; without them, they have no attributes.
         """
         versions = versions or {}
         room, count = self._room, self._count
@@ -392,7 +428,9 @@ class Snapshot:
         for item_id, views in upserts.items():
             places[item_id] = start + len(room.ids)
             room.append(item_id, views, item_id in hidden, versions.get(item_id, 0))
-        return Snapshot(self.main, room, end, live, shown, places)
+        added = columns or Columns.of({} for _ in upserts)
+        pieces = appended(self._columns, added)
+        return Snapshot(self.main, room, end, live, shown, places, pieces)
 
     @property
     def overgrown(self) -> bool:
@@ -431,6 +469,7 @@ class Snapshot:
             },
             np.concatenate([main.hidden, recent.hidden]),
             np.concatenate([main.versions, recent.versions]),
+            main.columns.joined(self._behind()),
         )
         return Rebuilt(block, end, None)
 
@@ -451,8 +490,13 @@ class Snapshot:
             present,
             np.concatenate([self.main.hidden[old], self.recent.hidden[new]]),
             np.concatenate([self.main.versions[old], self.recent.versions[new]]),
+            self.main.columns.take(old).joined(self._behind().take(new)),
         )
         return Rebuilt(block, start + self._count, kept)
+
+    def _behind(self) -> Columns:
+        """Of the places behind the main block, all columns in one."""
+        return Columns.joining(self._columns)
 
     def on(self, rebuilt: Rebuilt) -> "Snapshot":
         """The same items, over a main block made of this snapshot or of one before it."""
@@ -469,4 +513,5 @@ class Snapshot:
             for item_id, place in self._places.items()
             if place >= rebuilt.end
         }
-        return Snapshot(rebuilt.main, room, behind, live, shown, places)
+        columns = (self._behind().take(np.arange(first, self._count)),) if behind else ()
+        return Snapshot(rebuilt.main, room, behind, live, shown, places, columns)

@@ -1,12 +1,15 @@
 """What is measured, under which names. Each app has a registry of its own."""
 
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -103,6 +106,21 @@ class Metrics:
         self.queue_tokens = Gauge(
             "llmemb_queue_tokens", "Tokens that wait for the LLM or run.", registry=self.registry
         )
+        self.queue_limit = Gauge(
+            "llmemb_queue_limit_tokens",
+            "Most tokens that may wait for the LLM or run.",
+            registry=self.registry,
+        )
+        self.inflight = Gauge(
+            "llmemb_inflight_requests",
+            "Requests that are being answered; health, metrics and documentation do not count.",
+            registry=self.registry,
+        )
+        self.inflight_limit = Gauge(
+            "llmemb_inflight_limit_requests",
+            "Most requests that may be in flight.",
+            registry=self.registry,
+        )
         self.circuit = Gauge(
             "llmemb_cache_circuit_state",
             "Of the circuit breaker to Redis: 0 closed, 1 half open, 2 open.",
@@ -134,6 +152,12 @@ class Metrics:
         self.index_items = Gauge(
             "llmemb_index_items", "Items that can be recommended.", registry=self.registry
         )
+        self.view_items = Gauge(
+            "llmemb_view_items",
+            "Of these items, those that have a view; later ones lack what only training makes.",
+            ["view"],
+            registry=self.registry,
+        )
         self.search = Histogram(
             "llmemb_index_search_seconds",
             "Finding and scoring candidates for one request.",
@@ -146,6 +170,8 @@ class Metrics:
             ["version", "bundle", "encoder"],
             registry=self.registry,
         )
+        # Memory, CPU seconds, open files and the moment of the start, where /proc tells them.
+        ProcessCollector(registry=self.registry)
         for source in ("cache", "model", "inflight"):
             self.embedded.labels(source)
         for stage in STAGES:
@@ -176,6 +202,14 @@ class Metrics:
     def loaded(self, bundle: str, encoder: str) -> None:
         """Say which hashes are served."""
         self.build.labels(version(), bundle, encoder).set(1)
+
+    def watch_catalogue(
+        self, shown: Callable[[], int], shown_with: Callable[[str], int], views: Iterable[str]
+    ) -> None:
+        """Have the catalogue counted whenever somebody asks; all of it, and by view."""
+        self.index_items.set_function(shown)
+        for view in views:
+            self.view_items.labels(view).set_function(partial(shown_with, view))
 
     def text(self) -> bytes:
         """The Prometheus exposition."""

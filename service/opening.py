@@ -4,13 +4,14 @@ import fcntl
 import json
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from service import generations
+from service.columns import Columns
 from service.index import Main, Snapshot, Versions
 from service.rows import Entry, Writing
 from service.schema import (
@@ -113,7 +114,7 @@ def read_snapshot(
     The newest generation, and what came after it; where there is none, all is read.
 
     Raises:
-        CatalogueError: a vector is not what its view has.
+        CatalogueError: a vector is not what its view has, or attributes are none.
     """
     stored = _Stored.read(database)
     generation = generations.newest(path.parent, of)
@@ -122,7 +123,8 @@ def read_snapshot(
         if snapshot is not None:
             new = np.flatnonzero(stored.versions > generation.number)
             tables, present = _read_tables(database, path, stored.some(new), of.widths)
-            return _with_new(snapshot, stored, new, tables, present), generation.number
+            columns = _read_columns(database, path, generation.number, of.filterable)
+            return _with_new(snapshot, stored, new, tables, present, columns), generation.number
         log.warning(
             "generation %d of the index lacks items that the catalogue has, and is not used",
             generation.number,
@@ -131,7 +133,9 @@ def read_snapshot(
         log.info("making the index of %d items anew", len(stored.ids))
     tables, present = _read_tables(database, path, stored, of.widths)
     snapshot = Snapshot.of_tables(
-        *(stored.ids, tables, present, stored.hidden, stored.versions), quantised=of.quantised
+        *(stored.ids, tables, present, stored.hidden, stored.versions),
+        columns=_read_columns(database, path, 0, of.filterable),
+        quantised=of.quantised,
     )
     return snapshot, 0
 
@@ -183,7 +187,8 @@ def _over(
     hidden = np.zeros(len(at), bool)
     hidden[live] = stored.hidden[at[live]]
     main = Main(
-        *(ids, (places,), generation.vectors, generation.present, hidden, generation.versions)
+        *(ids, (places,), generation.vectors, generation.present, hidden, generation.versions),
+        generation.columns,
     )
     return Snapshot.over(main, live)
 
@@ -194,6 +199,7 @@ def _with_new(
     new: Places,
     tables: Mapping[str, Floats],
     present: Mapping[str, Mask],
+    columns: Columns,
 ) -> Snapshot:
     upserts, hidden, versions = {}, set(), {}
     for row, at in enumerate(new.tolist()):
@@ -202,7 +208,24 @@ def _with_new(
         versions[item_id] = int(stored.versions[at])
         if stored.hidden[at]:
             hidden.add(item_id)
-    return snapshot.with_changes(upserts, (), hidden, versions) if upserts else snapshot
+    return snapshot.with_changes(upserts, (), hidden, versions, columns) if upserts else snapshot
+
+
+def _read_columns(
+    database: sqlite3.Connection, path: Path, after: int, names: Collection[str] | None
+) -> Columns:
+    """The attributes of the items of later versions, by version; `names` as Columns.of.
+
+    Raises:
+        CatalogueError: those of an item are no JSON.
+    """
+    rows = database.execute(
+        "SELECT attributes FROM items WHERE version > ? ORDER BY version", [after]
+    )
+    try:
+        return Columns.of((json.loads(attributes) for (attributes,) in rows), names)
+    except ValueError as error:
+        raise damaged(path, f"the attributes of an item: {error}") from None
 
 
 def _read_tables(

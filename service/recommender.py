@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from service.errors import UnknownItem
+from service.filters import Filter
 from service.index import Floats, Main, Mask, Places, Snapshot, Views
 from service.metrics import Metrics
 from service.rounds import Rounds
@@ -48,6 +49,7 @@ class Question(NamedTuple):
     diversity: float
     explore: float
     seed: int
+    matching: Filter | None = None
 
 
 class Recommended(NamedTuple):
@@ -76,6 +78,7 @@ class Nearest(NamedTuple):
     vector: Floats
     k: int
     exclude: Sequence[str]
+    matching: Filter | None = None
 
 
 class Recommender:
@@ -127,12 +130,13 @@ class Recommender:
         exclude_history: bool,
         explain: bool = False,
         *,
+        matching: Filter | None = None,
         strategy: Strategy = "best",
         diversity: float = 0.0,
         explore: float = 0.0,
         seed: int = 0,
     ) -> Recommended:
-        """The k best items after a history; fewer where fewer are allowed.
+        """The k best items after a history; fewer where fewer are allowed and match.
 
         An item of the history that lacks a view is skipped in that view; one that the catalogue
         lacks is skipped in all of them. Ties go by id. A history that says nothing in the views
@@ -147,19 +151,25 @@ class Recommender:
             Overloaded: too many requests are waiting already.
         """
         question = Question(
-            history, k, exclude, exclude_history, explain, strategy, diversity, explore, seed
+            *(history, k, exclude, exclude_history, explain),
+            *(strategy, diversity, explore, seed, matching),
         )
         return await self._questions.ask(question)
 
     async def search(
-        self, view: str, vector: Floats, k: int, exclude: Sequence[str]
+        self,
+        view: str,
+        vector: Floats,
+        k: int,
+        exclude: Sequence[str],
+        matching: Filter | None = None,
     ) -> list[tuple[str, float]]:
         """The k items nearest to a vector (W,) in one view, by inner product.
 
         Raises:
             Overloaded: too many requests are waiting already.
         """
-        return await self._searches.ask(Nearest(view, vector, k, exclude))
+        return await self._searches.ask(Nearest(view, vector, k, exclude, matching))
 
     def _search_together(self, asked: Sequence[Nearest]) -> list[list[tuple[str, float]]]:
         started = time.perf_counter()
@@ -171,7 +181,10 @@ class Recommender:
                 view,
                 np.stack([asked[row].vector for row in rows]),
                 [asked[row].k for row in rows],
-                [snapshot.allowed(snapshot.places(asked[row].exclude)) for row in rows],
+                [
+                    snapshot.allowed(snapshot.places(asked[row].exclude), asked[row].matching)
+                    for row in rows
+                ],
             )
             for row, (places, scores) in zip(rows, found, strict=True):
                 ids = [snapshot.item_id(place) for place in places.tolist()]
@@ -286,7 +299,7 @@ class Recommender:
         excluded = snapshot.places(question.exclude)
         if question.exclude_history:
             excluded = np.concatenate([excluded, history])
-        may = snapshot.allowed(excluded)
+        may = snapshot.allowed(excluded, question.matching)
         if question.strategy == "id_only":
             # It says nothing of the others; in the middle of its ranking they would be by luck.
             places = np.flatnonzero(may)

@@ -136,10 +136,19 @@ class Serving:
             self._enter("checking the encoder")
             parity = check_encoder(bundle)
             self._enter("opening the catalogue")
-            store = CatalogueStore.open(settings.catalogue_dir, bundle)
+            store = CatalogueStore.open(
+                settings.catalogue_dir,
+                bundle,
+                settings.filterable_names,
+                quantised=settings.index_dtype == "int8",
+            )
             self._parts = self._assemble(bundle, store, parity)
             self.metrics.loaded(bundle.bundle_hash, bundle.encoder_hash)
-            self.metrics.index_items.set_function(lambda: store.snapshot.shown)
+            self.metrics.watch_catalogue(
+                lambda: store.snapshot.shown,
+                lambda view: store.snapshot.shown_with(view),  # noqa: PLW0108 - the latest one
+                bundle.views,
+            )
             self._enter(READY)
         except (BundleError, LLMError, CatalogueError, OSError, MemoryError) as error:
             self.failure, self.phase = str(error) or type(error).__name__, FAILED

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         "auto", description="what the LLM runs in; auto is what the bundle was encoded in"
     )
     catalogue_dir: Path = CATALOGUE_DIR
+    index_dtype: Literal["float32", "int8"] = Field(
+        "float32",
+        description="how vectors are kept in memory beyond 100,000 items; int8 takes a quarter, "
+        "and scores are nearly as they were",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     api_keys_file: Path | None = Field(
         None, description="keys that clients must have; a line is `name scopes key`"
@@ -93,6 +98,11 @@ class Settings(BaseSettings):
         "",
         description="origins whose pages may ask, as in https://shop.example; commas between",
     )
+    filterable: str = Field(
+        "*",
+        description="attributes that filters may name, commas between; * is all, and takes the "
+        "memory of all",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line of the log"
     )
@@ -109,6 +119,20 @@ class Settings(BaseSettings):
     def cors(self) -> list[str]:
         """The origins of cors_origins."""
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
+    def filterable_names(self) -> frozenset[str] | None:
+        """The names of filterable; None for all."""
+        names = frozenset(name.strip() for name in self.filterable.split(",") if name.strip())
+        return None if names == {"*"} else names
+
+    @field_validator("filterable")
+    @classmethod
+    def _all_or_some(cls, value: str) -> str:
+        names = {name.strip() for name in value.split(",")}
+        if "*" in names and len(names) > 1:
+            raise ValueError("* is all attributes; write it alone, or names alone")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

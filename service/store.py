@@ -14,7 +14,9 @@ import numpy as np
 from models.item import Item
 from service import generations
 from service import progress as imports
+from service.columns import Columns, comparable
 from service.errors import PreconditionFailed, StorageFull
+from service.filters import Filter, HeldKind, parse
 from service.generations import Of
 from service.index import Rebuilt, Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
@@ -44,6 +46,8 @@ FOUND = (
     "WHERE words MATCH ? AND words.rowid > ? ORDER BY words.rowid LIMIT ?"
 )
 
+MOST_NAMES = 20  # of attributes in one error
+
 
 class WrongVector(ValueError):
     """A vector that must not enter the catalogue; the message names view, item and defect."""
@@ -69,6 +73,33 @@ class _State(NamedTuple):
     kinds: Mapping[tuple[str, str], int]
 
 
+class _Filterable(NamedTuple):
+    """What may be filtered by at one moment; as filters.Attributes."""
+
+    state: _State
+    declared: Collection[str] | None
+
+    def refusal(self, name: str) -> str | None:
+        """Why nothing may be filtered by an attribute; None if it may."""
+        if not comparable(name):
+            return "is too long a name to filter by"
+        if self.declared is None:
+            if self.kinds(name):
+                return None
+            reason, names = "no item has this attribute", {each for each, _ in self.state.kinds}
+        elif name in self.declared:
+            return None
+        else:
+            reason, names = "cannot be filtered by", set(self.declared)
+        listed = ", ".join(json.dumps(each) for each in sorted(names)[:MOST_NAMES])
+        more = " and others" * (len(names) > MOST_NAMES)
+        return f"{reason}; filters may name {listed or 'none'}{more}"
+
+    def kinds(self, name: str) -> Collection[HeldKind]:
+        """Of which kinds items have values of an attribute."""
+        return self.state.snapshot.kinds(name)
+
+
 class CatalogueStore:
     """Every item of the catalogue, durably; made by CatalogueStore.open.
 
@@ -76,6 +107,9 @@ class CatalogueStore:
     `snapshot` when it does; the index changes in the order of the commits. Methods block and
     may be called from any thread.
     `snapshot` is to be read once for each request.
+
+    Attributes:
+        filterable: the attributes that filters may name; None is all that items have.
     """
 
     def __init__(
@@ -93,6 +127,7 @@ class CatalogueStore:
         self._lock_file = lock
         self._widths = dict(of.widths)
         self._llm_dim = llm_dim
+        self.filterable = of.filterable
         self._lock = threading.Lock()
         meta = dict(database.execute("SELECT key, value FROM meta"))
         self._catalogue_id: str = meta["catalogue_id"]
@@ -114,10 +149,18 @@ class CatalogueStore:
         return self._state.snapshot
 
     @classmethod
-    def open(cls, folder: Path, bundle: "Bundle", *, quantised: bool = False) -> "CatalogueStore":
+    def open(
+        cls,
+        folder: Path,
+        bundle: "Bundle",
+        filterable: Collection[str] | None = None,
+        *,
+        quantised: bool = False,
+    ) -> "CatalogueStore":
         """The store in a folder; a new one is seeded with the bundle's items, once and whole.
 
         Args:
+            filterable: the attributes that filters may name; None is all that items have.
             quantised: see service.vectors.vectors_of.
 
         Raises:
@@ -134,7 +177,8 @@ class CatalogueStore:
             (name,) = database.execute(
                 "SELECT value FROM meta WHERE key = 'catalogue_id'"
             ).fetchone()
-            of = Of(name, bundle.bundle_hash, quantised, widths)
+            names = None if filterable is None else sorted(filterable)
+            of = Of(name, bundle.bundle_hash, quantised, widths, names)
             snapshot, kept = read_snapshot(database, path, of)
             return cls(database, path, lock, of, bundle.manifest.llm_dim, snapshot, kept)
         except StorageFull:
@@ -219,6 +263,14 @@ class CatalogueStore:
         snapshot, changes, kinds = self._state
         return Stats(len(snapshot), len(snapshot) - snapshot.shown, changes, kinds)
 
+    def filter_of(self, told: object) -> Filter | None:
+        """The filter in decoded JSON; None for null.
+
+        Raises:
+            Invalid: it is none, or names an attribute that nothing can be filtered by.
+        """
+        return None if told is None else parse(told, _Filterable(self._state, self.filterable))
+
     def put(
         self,
         entries: Sequence[Entry],
@@ -246,6 +298,7 @@ class CatalogueStore:
             self._check(entry)
         outcomes = []
         upserts: dict[str, Mapping[str, Floats]] = {}
+        attributes: dict[str, Mapping[str, Any]] = {}
         hidden: set[str] = set()
         versions: dict[str, int] = {}
         with self._lock:
@@ -260,11 +313,12 @@ class CatalogueStore:
                     outcomes.append(outcome)
                     if outcome.changed:
                         upserts[item_id] = entry.views
+                        attributes[item_id] = entry.item.attributes
                         versions[item_id] = outcome.version or 0
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
-            self._publish(writing, upserts, (), hidden, versions)
+            self._publish(writing, upserts, (), hidden, versions, attributes)
         self._upkeep.look()
         return outcomes
 
@@ -283,10 +337,13 @@ class CatalogueStore:
                 outcome = writing.hide(item_id, hidden, condition)
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
+                rows = self._database.execute(SOME, [json.dumps([item_id])]).fetchall()
+            attributes = {row[0]: _stored(row).item.attributes for row in rows}
             views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
             shown = {} if views is None else {item_id: views}
             versions = {item_id: outcome.version or 0}
-            self._publish(writing, shown, (), {item_id} if hidden else (), versions)
+            hiding = {item_id} if hidden else ()
+            self._publish(writing, shown, (), hiding, versions, attributes)
         self._upkeep.look()
         return outcome
 
@@ -346,10 +403,14 @@ class CatalogueStore:
         deletes: Sequence[str],
         hidden: Collection[str] = (),
         versions: Mapping[str, int] | None = None,
+        attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        """Have the snapshot say what was written; `versions` and `attributes` are of upserts."""
         snapshot, _, kinds = self._state
         if upserts or deletes:
-            snapshot = snapshot.with_changes(upserts, deletes, hidden, versions)
+            told = attributes or {}
+            columns = Columns.of((told[each] for each in upserts), self.filterable)
+            snapshot = snapshot.with_changes(upserts, deletes, hidden, versions, columns)
         counts = Counter(kinds)
         counts.update(writing.kinds)
         kinds = {each: items for each, items in counts.items() if items}

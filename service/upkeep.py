@@ -38,7 +38,8 @@ class Upkeep:
         self._keep = keep
         self._kept = kept
         self._changed = threading.Condition()
-        self._asked = True  # what was found at start may be due already
+        self._asked = 1  # how often; what was found at start may be due already
+        self._done = 0  # up to which of these
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
         self._thread.start()
@@ -48,16 +49,14 @@ class Upkeep:
         with self._changed:
             if self._closed or not self._current().overgrown:
                 return
-            self._asked = True
-            self._changed.notify_all()
-            self._changed.wait_for(self._may_go_on)
+            mine = self._ask()
+            self._changed.wait_for(lambda: self._over(mine) or not self._current().choked)
 
     def settle(self) -> None:
         """Wait until nothing is due."""
         with self._changed:
-            self._asked = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed or not self._asked)
+            mine = self._ask()
+            self._changed.wait_for(lambda: self._over(mine))
 
     def close(self) -> None:
         """Stop; what is being made is not waited for much longer."""
@@ -66,23 +65,29 @@ class Upkeep:
             self._changed.notify_all()
         self._thread.join(CLOSING_S)
 
-    def _may_go_on(self) -> bool:
-        return self._closed or not self._asked or not self._current().choked
+    def _ask(self) -> int:
+        self._asked += 1
+        self._changed.notify_all()
+        return self._asked
+
+    def _over(self, asked: int) -> bool:
+        return self._closed or self._done >= asked
 
     def _run(self) -> None:
         faiss.omp_set_num_threads(1)  # of this thread: the other cores answer requests
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._asked)
+                self._changed.wait_for(lambda: self._closed or self._asked > self._done)
                 if self._closed:
                     return
+                asked = self._asked
             try:
                 self._work()
             except Exception:
                 # The catalogue answers as before, only slower; the next change tries again.
                 log.exception("the index could not be made anew")
             with self._changed:
-                self._asked = False
+                self._done = asked
                 self._changed.notify_all()
 
     def _work(self) -> None:

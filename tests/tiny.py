@@ -89,17 +89,21 @@ def write_tiny_bundle(
     dtype: Literal["bfloat16", "float32"] = "float32",
     template: PromptTemplate = TEMPLATE,
     views: Sequence[str] = ("text", "id"),
+    width: int = DIM,
 ) -> Path:
     """A bundle with a `text` view of all films and an `id` view of all but the last film.
 
     Each film is followed by the next. Of 12 films number 0 to 11 have 6, 5, 5, 4, 4, 3, 3, 2, 2,
     1, 1 and 0 interactions; number 0 is the head, with more than the third of them.
+
+    Args:
+        width: of the `text` view.
     """
     catalogue = Catalogue(films(count))
     encoder = Encoder.load(llm, dtype=dtype, attention=attention)
     llm_vectors = encoder.encode([template.render(item) for item in catalogue]).vectors
     torch.manual_seed(seed)
-    spec = ProjectionSpec(dims=(8, 12, DIM), scaling="whiten", unit=True, activation="gelu")
+    spec = ProjectionSpec(dims=(8, 12, width), scaling="whiten", unit=True, activation="gelu")
     projection = Projection(LLM_DIM, **dict(spec))
     projection.fit(llm_vectors)
     with torch.inference_mode():

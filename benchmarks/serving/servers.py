@@ -45,6 +45,12 @@ class Server:
     process: "subprocess.Popen[bytes]"
     port: int
     log: Path
+    killed: bool = False
+
+    def kill(self) -> None:
+        """Give it no time for anything."""
+        self.killed = True
+        self.process.kill()
 
     @property
     def rss_mb(self) -> float:
@@ -119,7 +125,7 @@ def started(
                     raise SystemExit(f"{' '.join(command)} did not start:\n{last}") from None
                 time.sleep(0.1)
         yield server
-        if process.poll() is not None:
+        if process.poll() is not None and not server.killed:
             last = log.read_text(errors="replace")[-3000:]
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{last}")
     finally:
@@ -152,11 +158,11 @@ def ours(bundle: Path, catalogue: Path | None = None, **settings: object) -> Ite
             yield server
 
 
-def tiny(folder: Path, count: int = 100) -> Path:
+def tiny(folder: Path, count: int = 100, **fields: Any) -> Path:  # noqa: ANN401
     """A bundle of films with an LLM that takes no time, for what does not depend on one."""
     from tests.tiny import write_llm, write_tiny_bundle  # noqa: PLC0415 - torch comes with it
 
-    return write_tiny_bundle(folder / "bundle", write_llm(folder / "llm"), count=count)
+    return write_tiny_bundle(folder / "bundle", write_llm(folder / "llm"), count=count, **fields)
 
 
 @contextmanager

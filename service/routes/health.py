@@ -1,5 +1,6 @@
 """What the service is, whether it lives, whether it is ready, and its metrics."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -10,6 +11,7 @@ from pydantic import BaseModel, Field
 from models.prompt import PromptTemplate
 from service import version
 from service.errors import NotReady, problems
+from service.filters import MAX_CONDITIONS, MAX_VALUES
 from service.serving import READY, Parts, Serving, parts_of, serving_of
 from service.store import Stats
 
@@ -40,6 +42,8 @@ class Limits(BaseModel):
     max_history: int = Field(1000, description="ids of one /recommend")
     max_k: int = 500
     max_exclude: int = 10_000
+    max_filter_conditions: int = MAX_CONDITIONS
+    max_filter_values: int = Field(MAX_VALUES, description="of all `in` of a filter")
     max_body_bytes: int
     max_tokens: int = Field(description="of one item's text that the LLM reads", examples=[512])
     request_timeout_s: float
@@ -65,6 +69,10 @@ class CatalogueInfo(BaseModel):
     items: int = Field(examples=[1682])
     hidden: int = Field(description="Of these, kept out of all answers.", examples=[3])
     version: int = Field(description="The latest of an item; grows with every change.")
+    filterable: list[str] | None = Field(
+        description="The attributes that filters may name; null: all that items have.",
+        examples=[["genres", "release_year"]],
+    )
     attributes: list[AttributeInfo] = Field(
         description=f"The {MOST_ATTRIBUTES} that most items have, those first."
     )
@@ -147,7 +155,7 @@ async def info(
         parity=parts.parity,
         items=len(parts.store.snapshot),
         training_items=manifest.items,
-        catalogue=_catalogue(parts.store.stats),
+        catalogue=_catalogue(parts.store.stats, parts.store.filterable),
         limits=Limits(
             max_items=settings.max_items,
             max_body_bytes=settings.max_body_bytes,
@@ -158,7 +166,7 @@ async def info(
     )
 
 
-def _catalogue(stats: Stats) -> CatalogueInfo:
+def _catalogue(stats: Stats, filterable: Collection[str] | None) -> CatalogueInfo:
     kinds: dict[str, dict[str, int]] = {}
     for (name, kind), items in sorted(stats.kinds.items()):
         kinds.setdefault(name, {})[kind] = items
@@ -169,6 +177,7 @@ def _catalogue(stats: Stats) -> CatalogueInfo:
         items=stats.items,
         hidden=stats.hidden,
         version=stats.changes,
+        filterable=None if filterable is None else sorted(filterable),
         attributes=[
             AttributeInfo(name=name, kinds=kinds[name], share=round(totals[name] / stats.items, 4))
             for name in first

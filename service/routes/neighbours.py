@@ -9,7 +9,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from service.errors import Invalid, problems
-from service.requests import JSONRoute, asks_for_neighbours, item_id_of_neighbours
+from service.requests import JSONRoute, asks_for_neighbours, decode, item_id_of_neighbours
 from service.routes.items import ID_PARAMETER, unknown
 from service.routes.recommend import K, SearchResponse
 from service.serving import Parts, parts_of
@@ -40,6 +40,11 @@ class NeighboursQuery(BaseModel):
         "that every item has.",
     )
     k: K = 25
+    filter: str | None = Field(
+        None,
+        description="As of POST /search, in JSON: only items that match.",
+        examples=['{"attribute": "genres", "eq": "Comedy"}'],
+    )
 
 
 @router.get(
@@ -67,7 +72,9 @@ async def neighbours(
         raise Invalid.field("view", f"must be one of {', '.join(parts.bundle.views)}", view)
     if view not in views:
         raise Invalid.field("view", f"item {item_id!a} has only {', '.join(views)}", view)
+    told = None if query.filter is None else decode(query.filter.encode(), "filter")
+    matching = parts.store.filter_of(told)
     # A copy: the search is later, and the vector lives no longer than the snapshot.
     vector = views[view].copy()
-    found = await parts.recommender.search(view, vector, query.k, [item_id])
+    found = await parts.recommender.search(view, vector, query.k, [item_id], matching)
     return SearchResponse.of(parts.bundle.bundle_hash, view, found, query.k, started)

@@ -3,15 +3,16 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.item import Popularity
 from service.errors import Invalid, problems
 from service.explain import attribute_shares
+from service.filters import LOWER, MAX_VALUES, UPPER
 from service.incoming import LARGEST
 from service.index import Floats
 from service.inline import HistoryElement, ItemId, seen
@@ -22,9 +23,40 @@ from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
 K = Annotated[int, Field(ge=1, le=500, description="How many items.")]
+FILTER = {
+    "and": [
+        {"attribute": "genres", "in": ["Comedy", "Drama"]},
+        {"attribute": "release_year", "gte": "1990", "lt": "2000"},
+    ]
+}
 MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
+]
+SCALAR = {"type": ["string", "number", "boolean"]}
+Filtering = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "properties": {
+                "attribute": {"type": "string"},
+                "eq": SCALAR,
+                "in": {"type": "array", "items": SCALAR, "maxItems": MAX_VALUES},
+                **{name: {"type": ["string", "number"]} for name in (*LOWER, *UPPER)},
+                "exists": {"type": "boolean"},
+                "and": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+                "or": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+                "not": {"type": "object"},
+            },
+            "additionalProperties": False,
+        }
+    ),
+    Field(
+        description="Only items that match: a condition on an attribute, or filters joined by "
+        "`and`, `or`, `not`. A list matches if one of its members does.",
+        examples=[FILTER],
+    ),
 ]
 
 
@@ -49,6 +81,7 @@ class RecommendRequest(BaseModel):
     k: K = 25
     exclude: Exclude = []
     exclude_history: bool = Field(True, description="Whether to leave the history's items out.")
+    filter: Filtering = None
     explain: Literal["none", "history", "attributes"] = Field(
         "none",
         description="`history` tells of each item which item of the history is nearest to it; "
@@ -128,7 +161,7 @@ class RecommendResponse(BaseModel):
     unknown_history: list[str] = Field(description="Ids of the history that were skipped.")
     degraded: list[str] = Field(
         description="`no_history`: the history is empty or says nothing by this strategy. "
-        "`fewer_than_k`: no more items are allowed. `cache`: Redis cannot be reached.",
+        "`fewer_than_k`: no more items are allowed and match. `cache`: Redis cannot be reached.",
         examples=[[]],
     )
     took_ms: float
@@ -149,6 +182,7 @@ class SearchRequest(BaseModel):
     )
     k: K = 25
     exclude: Exclude = []
+    filter: Filtering = None
 
 
 class SearchResponse(BaseModel):
@@ -158,7 +192,7 @@ class SearchResponse(BaseModel):
     view: str
     items: list[ScoredItem]
     degraded: list[str] = Field(
-        description="`fewer_than_k`: no more items are allowed.", examples=[[]]
+        description="`fewer_than_k`: no more items are allowed and match.", examples=[[]]
     )
     took_ms: float
 
@@ -203,6 +237,7 @@ async def recommend(
         raise Invalid.field(
             "strategy", f"the bundle has no view for it; it has {known}", query.strategy
         )
+    matching = parts.store.filter_of(query.filter)
     ranked = await parts.recommender.recommend(
         await seen(
             query.history, query.bundle, serving.settings.max_items, parts.bundle, parts.embedder
@@ -211,6 +246,7 @@ async def recommend(
         query.exclude,
         query.exclude_history,
         query.explain != "none",
+        matching=matching,
         strategy=query.strategy,
         diversity=query.diversity,
         explore=query.explore,
@@ -288,6 +324,10 @@ async def search(
     if np.abs(vector).max() > LARGEST:
         raise Invalid.field("vector", f"holds a number beyond {LARGEST:g}; scores would overflow")
     found = await parts.recommender.search(
-        view.name, vector.astype(np.float32), query.k, query.exclude
+        view.name,
+        vector.astype(np.float32),
+        query.k,
+        query.exclude,
+        parts.store.filter_of(query.filter),
     )
     return SearchResponse.of(parts.bundle.bundle_hash, view.name, found, query.k, started)

@@ -87,6 +87,14 @@ def test_exporting_the_same_twice_gives_the_same_hashes(
     assert read_manifest(again).bundle_hash == read_manifest(tiny_bundle).bundle_hash
 
 
+def test_every_file_may_be_read_by_whom_the_umask_lets(tiny_bundle: Path) -> None:
+    plain = (tiny_bundle / "items.jsonl").stat().st_mode
+
+    modes = {str(path): path.stat().st_mode for path in tiny_bundle.rglob("*") if path.is_file()}
+
+    assert modes == dict.fromkeys(modes, plain)
+
+
 def test_a_bundle_reads_items_with_the_attention_that_it_was_exported_with(
     tiny_llm: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -55,8 +55,10 @@ def an_entry(item_id: str, title: str = "Ran", value: float = 1.0) -> Entry:
     )
 
 
-def open_store(folder: Path, **fields: object) -> CatalogueStore:
-    return CatalogueStore.open(folder, FakeBundle(**fields))  # type: ignore[arg-type]
+def open_store(
+    folder: Path, filterable: frozenset[str] | None = None, **fields: object
+) -> CatalogueStore:
+    return CatalogueStore.open(folder, FakeBundle(**fields), filterable)  # type: ignore[arg-type]
 
 
 def main() -> None:

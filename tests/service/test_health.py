@@ -1,5 +1,6 @@
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,11 @@ EXPECTED = [
     'llmemb_rejected_total{reason="queue_full"} 0.0',
     "llmemb_truncated_total 0.0",
     "llmemb_index_items 12.0",
+    'llmemb_view_items{view="text"} 12.0',
+    'llmemb_view_items{view="id"} 11.0',
+    "llmemb_queue_limit_tokens 2048.0",
+    "llmemb_inflight_requests 0.0",
+    "llmemb_inflight_limit_requests 256.0",
     "llmemb_index_search_seconds_count 0.0",
 ]
 
@@ -151,6 +157,35 @@ def test_every_metric_stands_at_zero_before_the_first_request(serve: Serve, bund
     assert f'bundle="{bundle.bundle_hash}"' in text
 
 
+def test_a_later_item_is_counted_as_one_without_what_only_training_makes(serve: Serve) -> None:
+    client = serve()
+    client.put("/items/new", json={"attributes": {"title": "Born later"}})
+    client.put("/items/1", json={"attributes": {"title": "Film number 1"}, "hidden": True})
+
+    assert client.metric("llmemb_index_items") == 12
+    assert client.metric('llmemb_view_items{view="text"}') == 12
+    assert client.metric('llmemb_view_items{view="id"}') == 10
+
+
+def test_requests_in_flight_are_counted_while_they_are(serve: Serve) -> None:
+    client = serve()
+
+    def lines() -> Iterator[bytes]:
+        deadline = time.monotonic() + 10
+        while client.metric("llmemb_inflight_requests") != 1:
+            assert time.monotonic() < deadline
+        yield b""
+
+    sent = client.post(
+        "/items:import?import_id=a",
+        content=lines(),
+        headers={"content-type": "application/x-ndjson"},
+    )
+
+    assert sent.status_code == 200
+    assert client.metric("llmemb_inflight_requests") == 0
+
+
 def test_metrics_are_named_as_prometheus_asks() -> None:
     """The rules of `promtool check metrics` that apply here."""
     text = Metrics().text().decode()
@@ -159,7 +194,7 @@ def test_metrics_are_named_as_prometheus_asks() -> None:
     helps = dict(re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE))
     assert kinds.keys() == helps.keys()
     for name, kind in kinds.items():
-        assert name.startswith(("llmemb_", "http_server_"))
+        assert name.startswith(("llmemb_", "http_server_", "process_"))
         assert name.endswith("_total") == (kind == "counter")
         assert not re.search(r"milli|_ms\b|minutes|_kilo|[A-Z]", name)
         assert not name.endswith(("_count", "_sum", "_bucket", "_created"))

@@ -34,6 +34,7 @@ def test_the_environment_is_read_and_an_override_wins(monkeypatch: pytest.Monkey
         ("DTYPE", "float16", "LLMEMB_DTYPE"),
         ("REDIS_URL", "redis+sentinel://host", "must name Sentinel's service"),
         ("MAX_QUEUE_TOKENS", "0", "LLMEMB_MAX_QUEUE_TOKENS"),
+        ("FILTERABLE", "genres, *", 'LLMEMB_FILTERABLE is "genres, \\*": \\* is all attributes'),
     ],
 )
 def test_a_wrong_value_names_its_variable(
@@ -54,6 +55,19 @@ def test_a_password_in_a_wrong_address_is_not_repeated(monkeypatch: pytest.Monke
         read_settings()
 
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [(None, None), (" * ", None), ("genres, year,", {"genres", "year"}), (",", set())],
+)
+def test_attributes_to_filter_by_are_all_or_named(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, names: set[str] | None
+) -> None:
+    if told is not None:
+        monkeypatch.setenv("LLMEMB_FILTERABLE", told)
+
+    assert read_settings().filterable_names == names
 
 
 def test_a_missing_bundle_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
