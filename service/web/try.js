@@ -21,6 +21,7 @@ export async function start(root) {
   let comparing = false;
   let running = null;
   let retry = null;
+  let nameless = false; // whether the history was drawn before all of its items were known
 
   const search = searchBox({
     label: "Search the catalogue",
@@ -54,6 +55,10 @@ export async function start(root) {
 
   function showHistory() {
     const ids = history.ids;
+    const focused = list.contains(document.activeElement) ? document.activeElement : null;
+    const id = focused?.closest("[data-id]").dataset.id;
+    const at = focused ? [...focused.closest("[data-id]").querySelectorAll("button")].indexOf(focused) : -1;
+    nameless = !ids.every(isKnown);
     clear.hidden = !ids.length;
     historyHint.textContent = ids.length ? "Oldest first; the last ones count most." : "It fills as you choose items.";
     list.hidden = !ids.length;
@@ -75,6 +80,8 @@ export async function start(root) {
       line.addEventListener("drop", (event) => { event.preventDefault(); history.move(Number(event.dataTransfer.getData("text/plain")), at); });
       return line;
     }));
+    // Drawn anew, the list would lose the focus of who is in it.
+    if (focused) [...list.children].find((line) => line.dataset.id === id)?.querySelectorAll("button")[at]?.focus();
   }
 
   // The button that was pressed is drawn anew; the focus goes to the one in its place.
@@ -121,9 +128,8 @@ export async function start(root) {
       const answers = await Promise.all((comparing ? WAYS : WAYS.slice(0, 1)).map((way) => answer(way, signal)));
       const gone = answers.flatMap(({ told }) => told?.unknown_history ?? []);
       if (gone.length) return takeOut(gone);
-      const strange = !history.ids.every(isKnown);
       await learn([...history.ids, ...answers.flatMap(({ told }) => told?.items.map((each) => each.item_id) ?? [])], { signal });
-      if (strange) showHistory();
+      if (nameless) showHistory();
       show(answers);
     } catch (problem) {
       if (!isAbort(problem)) await failed(problem, signal);
