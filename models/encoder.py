@@ -261,7 +261,8 @@ class Encoder(nn.Module):
         """
         shared = self._shared(batch) if inputs is None else None
         states = self._own_states(batch, shared) if shared else self.states(batch, inputs)
-        own = torch.zeros(*states.shape[:2], 1)
+        # Torch's default is everybody's, and another dtype while an LLM is loaded elsewhere.
+        own = torch.zeros(*states.shape[:2], 1, dtype=torch.float32)
         for row, tokens in enumerate(batch):
             start = 0 if shared else len(tokens.ids) - tokens.own
             own[row, start : start + tokens.own] = 1 / tokens.own

@@ -1,4 +1,4 @@
-"""`python -m service`: settings, one process, a clean end; `backup` and `restore` beside it."""
+"""`python -m service`: settings, one process, a clean end; and the commands beside it."""
 
 import argparse
 import logging
@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service import reindex
 from service.admission import Admission
 from service.app import create_app
 from service.backup import back_up, restore
@@ -101,6 +102,12 @@ def _arguments() -> argparse.Namespace:
         command.add_argument("file", type=Path, metavar="FILE")
         # Left out it must not undo one that stands before the command.
         command.add_argument("--catalogue", help=CATALOGUE, default=argparse.SUPPRESS)
+    command = commands.add_parser(
+        "reindex",
+        help="have the running service serve another bundle, without downtime",
+        description=reindex.DESCRIPTION,
+    )
+    reindex.add_arguments(command)
     return parser.parse_args()
 
 
@@ -115,6 +122,20 @@ def _copy(command: str, file: Path, catalogue: Path) -> None:
             sys.stdout.write(f"{catalogue} holds the {count} items of {file}\n")
     except CatalogueError as error:
         sys.stderr.write(f"{error}\n")
+        sys.exit(FAILED)
+
+
+def _reindex(arguments: argparse.Namespace) -> None:
+    try:
+        reindex.run(arguments)
+    except (reindex.ReindexError, ConnectionError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(FAILED)
+    except BadSettings as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(BAD_SETTINGS)
+    except KeyboardInterrupt:
+        sys.stderr.write("the service goes on with it; --status tells how far, --cancel stops it\n")
         sys.exit(FAILED)
 
 
@@ -152,8 +173,11 @@ def _serve(app: FastAPI, settings: Settings) -> None:
 
 
 def main() -> None:
-    """Read the settings and serve until a signal; or back up, or restore."""
+    """Read the settings and serve until a signal; or run another command."""
     arguments = _arguments()
+    if arguments.command == "reindex":
+        _reindex(arguments)
+        return
     if arguments.command:
         _copy(arguments.command, arguments.file, read_catalogue_dir(arguments.catalogue))
         return

@@ -20,6 +20,7 @@ from service.gate import DEADLINE, Gate
 from service.importing import ImportLine
 from service.metrics import Metrics
 from service.routes import (
+    admin,
     docs,
     embed,
     health,
@@ -100,6 +101,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         items_map,
         openai,
         health,
+        admin,
     ):
         app.include_router(module.router)
         for route in module.router.routes:

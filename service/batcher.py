@@ -143,6 +143,11 @@ class Batcher:
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self._queued
+
     def retry_after_s(self) -> float:
         """When what waits now will be done, by the measured rate: 1 to 60 seconds."""
         return min(60.0, max(1.0, self._queued / self._rate))

@@ -104,12 +104,20 @@ class UnknownImport(ServiceError):
     """No import with this id has begun, or it was so long ago that it is forgotten."""
 
 
+class UnknownBundle(ServiceError):
+    """LLMEMB_BUNDLES_DIR has no such folder, or there is no bundle to go back to."""
+
+
 class UnknownModel(ServiceError):
     """No model of GET /v1/models has this id."""
 
 
 class BundleMismatch(ServiceError):
     """Vectors came that belong to another bundle than the one that is served."""
+
+
+class UpgradeRunning(ServiceError):
+    """Another bundle is being made ready."""
 
 
 class ImportRunning(ServiceError):
@@ -151,6 +159,10 @@ class NotReady(ServiceError):
     """The service is starting, draining or closed."""
 
 
+class Superseded(NotReady):
+    """Another bundle has become active between the reading of a request and its writing."""
+
+
 class TooLate(ServiceError):
     """The answer took longer than LLMEMB_REQUEST_TIMEOUT_S or X-Request-Timeout-Ms."""
 
@@ -170,7 +182,9 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     UnknownItem: HTTPStatus.NOT_FOUND,
     UnknownImport: HTTPStatus.NOT_FOUND,
     UnknownModel: HTTPStatus.NOT_FOUND,
+    UnknownBundle: HTTPStatus.NOT_FOUND,
     BundleMismatch: HTTPStatus.CONFLICT,
+    UpgradeRunning: HTTPStatus.CONFLICT,
     ImportRunning: HTTPStatus.CONFLICT,
     PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -189,8 +203,8 @@ REASON: dict[int, str] = {
     400: "The body is no JSON, or the path or a header cannot be read.",
     401: "No API key, or none that is known.",
     403: "The API key lacks the scope that this needs.",
-    404: "There is no such item, import or model.",
-    409: "The vectors belong to another bundle, or the import is under way.",
+    404: "There is no such item, import, model or bundle.",
+    409: "Another bundle is active, or the import or a reindex is under way.",
     412: "If-Match or If-None-Match does not hold; nothing was changed.",
     413: "The body is too large.",
     415: "The content type is not one that this route reads.",

@@ -29,6 +29,14 @@ class ImportLine(IncomingItem):
     version: int | None = Field(None, description="As an export tells it; not looked at.")
 
 
+class Into(NamedTuple):
+    """Where items go, and what makes entries of them, for one bundle."""
+
+    store: CatalogueStore
+    readying: Readying
+    bundle_hash: str
+
+
 class _Line(NamedTuple):
     number: int
     content: bytes
@@ -47,7 +55,8 @@ class Importing:
 
     Args:
         progress: how far it came before; lines up to there are passed over.
-        bundle: the bundle that is served.
+        into: of the bundle that is served; where another one becomes active in between, a chunk
+            that was not written begins anew.
         told_bundle: the one that vectors belong to, as the client says.
         max_line_bytes: longest line.
         on_disk: runs a blocking call on the store's thread.
@@ -60,9 +69,7 @@ class Importing:
         self,
         import_id: str,
         progress: Progress,
-        store: CatalogueStore,
-        readying: Readying,
-        bundle: str,
+        into: Callable[[], Into],
         told_bundle: str | None,
         max_line_bytes: int,
         on_disk: Callable[[Callable[[], object]], Awaitable[object]],
@@ -71,9 +78,8 @@ class Importing:
     ) -> None:
         self._import_id = import_id
         self._durable = progress.line
-        self._store = store
-        self._readying = readying
-        self._bundle = bundle
+        self._current = into
+        self._into = into()
         self._told_bundle = told_bundle
         self._max_line_bytes = max_line_bytes
         self._on_disk = on_disk
@@ -107,16 +113,27 @@ class Importing:
         if not self._pending:
             return
         pending, self._pending, self._pending_bytes = self._pending, [], 0
+        while True:
+            try:
+                await self._write(pending)
+                return
+            except NotReady:
+                before, self._into = self._into.store, self._current()
+                if self._into.store is before:
+                    raise
+
+    async def _write(self, pending: Sequence[_Line]) -> None:
         items, broken = await asyncio.to_thread(self._items, pending)
         entries, unusable = await self._entries(items)
         broken = unusable or broken
         line = broken.number - 1 if broken else pending[-1].number
         if line > self._durable:
             progress = (self._import_id, line)
-            await self._on_disk(lambda: self._store.put(entries, progress=progress))
+            await self._on_disk(lambda: self._into.store.put(entries, progress=progress))
             self._durable = line
         if broken:
-            await self._on_disk(lambda: self._store.end_import(self._import_id, str(broken.error)))
+            error = str(broken.error)
+            await self._on_disk(lambda: self._into.store.end_import(self._import_id, error))
             raise _told(broken)
 
     async def end(self) -> None:
@@ -125,7 +142,7 @@ class Importing:
             rest, self._rest = self._rest, b""
             await self._take(rest)
         await self.flush()
-        await self._on_disk(lambda: self._store.end_import(self._import_id))
+        await self._on_disk(lambda: self._into.store.end_import(self._import_id))
 
     async def _take(self, content: bytes) -> None:
         self._number += 1
@@ -160,7 +177,7 @@ class Importing:
             raise Invalid.field(field, reason) from None
         item = checked(ImportLine, raw, "lines", number)
         if item.vectors is not None:
-            require_bundle(self._told_bundle, self._bundle)
+            require_bundle(self._told_bundle, self._into.bundle_hash)
         return item
 
     async def _entries(
@@ -184,7 +201,7 @@ class Importing:
         while True:
             try:
                 async with self._turn:
-                    return await self._readying.entries(items, where)
+                    return await self._into.readying.entries(items, where)
             except Overloaded as error:
                 if self._stopping():
                     raise self._stopped() from None

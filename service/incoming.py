@@ -56,6 +56,19 @@ def require_bundle(told: str | None, served: str) -> None:
         )
 
 
+def require_active(told: str | None, served: str) -> None:
+    """Make sure that the bundle is served that a request is meant for, if it says which.
+
+    Raises:
+        BundleMismatch: another one is.
+    """
+    if told is not None and told != served:
+        raise BundleMismatch(
+            f"the request is meant for bundle {told[:12]!a} and {served[:12]}… is served; read "
+            "GET /info again, and send what belongs to that bundle"
+        )
+
+
 Incoming = TypeVar("Incoming", bound=IncomingItem)
 
 

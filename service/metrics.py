@@ -34,6 +34,9 @@ REFUSALS: dict[type[Exception], str] = {
 ADMISSION = ("requests", "bytes")  # what service.admission refuses for
 RESULTS = ("hit", "miss", "error", "bypass", "corrupt")
 STAGES = ("render", "cache", "queue", "tokenize", "forward", "project")
+# The LLM; the catalogue, of the same encoder; the bundle, whose training knew the item; the item
+# had vectors of the bundle already; none can be made.
+REINDEXED = ("model", "stored", "exported", "kept", "lost")
 FALLBACKS = ("unknown_history", "fewer_than_k", "no_history")
 
 # Of the request that is being answered, the seconds of its stages, for its log line.
@@ -53,6 +56,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._build: tuple[str, str, str] | None = None
         self.requests = Histogram(
             "http_server_request_duration_seconds",
             "Time from a request's first byte to the last of its answer.",
@@ -164,6 +168,17 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.reindexed = Counter(
+            "llmemb_reindex_items_total",
+            "Items that another bundle was told of, by where their LLM vector came from.",
+            ["source"],
+            registry=self.registry,
+        )
+        self.reindex_left = Gauge(
+            "llmemb_reindex_left_items",
+            "Items that the bundle which is made ready has yet to be told of; 0 where none is.",
+            registry=self.registry,
+        )
         self.build = Gauge(
             "llmemb_build_info",
             "Always 1; the labels say what runs.",
@@ -174,6 +189,8 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         for source in ("cache", "model", "inflight"):
             self.embedded.labels(source)
+        for source in REINDEXED:
+            self.reindexed.labels(source)
         for stage in STAGES:
             self.stage.labels(stage)
         for result in RESULTS:
@@ -200,14 +217,19 @@ class Metrics:
         self.requests.labels(method, route, str(status))
 
     def loaded(self, bundle: str, encoder: str) -> None:
-        """Say which hashes are served."""
-        self.build.labels(version(), bundle, encoder).set(1)
+        """Say which hashes are served from now on."""
+        now = (version(), bundle, encoder)
+        self.build.labels(*now).set(1)
+        if self._build not in (None, now):
+            self.build.remove(*self._build)
+        self._build = now
 
     def watch_catalogue(
         self, shown: Callable[[], int], shown_with: Callable[[str], int], views: Iterable[str]
     ) -> None:
         """Have the catalogue counted whenever somebody asks; all of it, and by view."""
         self.index_items.set_function(shown)
+        self.view_items.clear()  # another bundle may have other views
         for view in views:
             self.view_items.labels(view).set_function(partial(shown_with, view))
 

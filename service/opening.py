@@ -5,17 +5,19 @@ import json
 import logging
 import sqlite3
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from service import generations
+from service import beside, generations
 from service.columns import Columns
 from service.index import Main, Snapshot, Versions
 from service.rows import Entry, Writing
 from service.schema import (
     ELSEWHERE,
+    FILE,
     LOCK,
     CatalogueError,
     create,
@@ -88,7 +90,7 @@ def prepare(database: sqlite3.Connection, path: Path, bundle: "Bundle") -> None:
         )
     if wrong := defect(database, "quick"):
         raise damaged(path, wrong)
-    migrate(database, schema)
+    migrate(database, schema, bundle.bundle_hash, bundle.encoder_hash)
 
 
 def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
@@ -96,13 +98,14 @@ def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
     tables = bundle.training_views()
     with transaction(database):
         create(database)
+        meta = {"bundle_hash": bundle.bundle_hash, "seeded": str(len(bundle.catalogue))}
+        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        beside.add(database, bundle.bundle_hash, bundle.encoder_hash)
         writing = Writing(database, 0)
         for row, item in enumerate(bundle.catalogue):
             views = {name: items[row] for name, (items, present) in tables.items() if present[row]}
             writing.insert(Entry(item, bundle.llm_vectors[row], views))
         writing.finish()
-        meta = {"bundle_hash": bundle.bundle_hash, "seeded": str(len(bundle.catalogue))}
-        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     log.info("seeded the catalogue with %d items of the bundle", len(bundle.catalogue))
 
 
@@ -112,6 +115,8 @@ def read_snapshot(
     """The index of a catalogue; and the latest version that is on disk as an index, or 0.
 
     The newest generation, and what came after it; where there is none, all is read.
+
+    Who has no view is hidden: there is nothing to rank it by.
 
     Raises:
         CatalogueError: a vector is not what its view has, or attributes are none.
@@ -132,8 +137,9 @@ def read_snapshot(
     if len(stored.ids) >= KEEP_FROM:
         log.info("making the index of %d items anew", len(stored.ids))
     tables, present = _read_tables(database, path, stored, of.widths)
+    hidden = stored.hidden | ~_seen(present, len(stored.ids))
     snapshot = Snapshot.of_tables(
-        *(stored.ids, tables, present, stored.hidden, stored.versions),
+        *(stored.ids, tables, present, hidden, stored.versions),
         columns=_read_columns(database, path, 0, of.filterable),
         quantised=of.quantised,
     )
@@ -186,6 +192,7 @@ def _over(
     places = {ids[place]: place for place in np.flatnonzero(live).tolist()}
     hidden = np.zeros(len(at), bool)
     hidden[live] = stored.hidden[at[live]]
+    hidden |= ~_seen(generation.present, len(at))
     main = Main(
         *(ids, (places,), generation.vectors, generation.present, hidden, generation.versions),
         generation.columns,
@@ -206,7 +213,7 @@ def _with_new(
         item_id = stored.ids[at]
         upserts[item_id] = {view: tables[view][row] for view in tables if present[view][row]}
         versions[item_id] = int(stored.versions[at])
-        if stored.hidden[at]:
+        if stored.hidden[at] or not upserts[item_id]:
             hidden.add(item_id)
     return snapshot.with_changes(upserts, (), hidden, versions, columns) if upserts else snapshot
 
@@ -226,6 +233,12 @@ def _read_columns(
         return Columns.of((json.loads(attributes) for (attributes,) in rows), names)
     except ValueError as error:
         raise damaged(path, f"the attributes of an item: {error}") from None
+
+
+def _seen(present: Mapping[str, Mask], count: int) -> Mask:
+    """(n,) who has any view."""
+    seen: Mask = np.any([np.zeros(count, bool), *present.values()], axis=0)
+    return seen
 
 
 def _read_tables(
@@ -261,3 +274,20 @@ def _read_tables(
             tables[view][order[at]] = vectors
             present[view][order[at]] = True
     return tables, present
+
+
+def active_hash(folder: Path) -> str | None:
+    """The hash of the bundle that a catalogue says is active; None where it says nothing.
+
+    Only looked at, by whoever has to know before the folder is opened; `prepare` makes sure.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=rw"  # the log's index may have to be made
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            found = database.execute("SELECT value FROM meta WHERE key = 'bundle_hash'").fetchone()
+    except sqlite3.Error:
+        return None
+    return found and str(found[0])

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Scope
 
 from models.item import MAX_ID_BYTES
-from service.errors import Invalid, Malformed, NotJSON
+from service.errors import Invalid, Malformed, NotJSON, Superseded
 
 ITEM_PREFIX = b"/items/"
 NEIGHBOURS = b"/neighbours"
@@ -49,7 +49,11 @@ class JSONRoute(APIRoute):
                 strict = JSONRequest(request.scope, request.receive)
                 strict.decoded = decode(await strict.body())
                 request = strict
-            return await handle(request)
+            try:
+                return await handle(request)
+            except Superseded:
+                # Nothing was written: a whole new start, in the bundle that is active now.
+                return await handle(request)
 
         return checked
 

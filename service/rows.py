@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.item import Item
+from service.beside import active, forget_row
 from service.schema import add_words, count_kinds, drop_words, kinds_of
 from service.versions import Condition
 
@@ -68,6 +69,9 @@ class _Row(NamedTuple):
 class Writing:
     """The changes of one transaction; `finish` belongs to it.
 
+    Vectors are those of the active bundle. An item that changes loses the ones that other bundles
+    have of it, so that none is ever of attributes that are gone.
+
     Args:
         changes: how many the catalogue has had.
 
@@ -81,6 +85,7 @@ class Writing:
         self._before = changes
         self.changes = changes
         self.kinds: Counter[tuple[str, str]] = Counter()
+        self._active = active(database)
 
     def put(self, entry: Entry, condition: Condition) -> Outcome:
         """Have an item so; one that stands there so already is left as it is.
@@ -124,7 +129,7 @@ class Writing:
             return _refused(found, refused)
         self.changes += 1
         self._forget(found, item_id)
-        self._database.execute("DELETE FROM vectors WHERE row = ?", [found.row])
+        forget_row(self._database, found.row)
         self._database.execute("DELETE FROM items WHERE row = ?", [found.row])
         return Outcome(False, True, None, False)
 
@@ -133,10 +138,11 @@ class Writing:
         self.changes += 1
         now = time.time()
         self._database.execute(
-            "INSERT INTO items (row, item_id, attributes, llm_vector, created, updated, version, "
-            "hidden, given) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO items "
+            "(row, item_id, attributes, created, updated, version, hidden, given) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                *(self.changes, entry.item.item_id, written(entry.item), _llm(entry), now, now),
+                *(self.changes, entry.item.item_id, written(entry.item), now, now),
                 *(self.changes, bool(entry.hidden), entry.given),
             ],
         )
@@ -162,14 +168,14 @@ class Writing:
         self.changes += 1
         self._forget(found, entry.item.item_id)
         self._database.execute(
-            "UPDATE items SET attributes = ?, llm_vector = ?, updated = ?, version = ?, "
-            "hidden = ?, given = ? WHERE row = ?",
+            "UPDATE items SET attributes = ?, updated = ?, version = ?, hidden = ?, given = ? "
+            "WHERE row = ?",
             [
-                *(written(entry.item), _llm(entry), time.time(), self.changes),
+                *(written(entry.item), time.time(), self.changes),
                 *(hidden, entry.given, found.row),
             ],
         )
-        self._database.execute("DELETE FROM vectors WHERE row = ?", [found.row])
+        forget_row(self._database, found.row)
         self._add(found.row, entry)
 
     def _hide(self, row: int, hidden: bool) -> None:
@@ -181,9 +187,14 @@ class Writing:
 
     def _add(self, row: int, entry: Entry) -> None:
         self._database.executemany(
-            "INSERT INTO vectors (row, view, vector) VALUES (?, ?, ?)",
-            [(row, view, blob(vector)) for view, vector in entry.views.items()],
+            "INSERT INTO item_vectors (bundle, row, view, vector) VALUES (?, ?, ?, ?)",
+            [(self._active.number, row, view, blob(each)) for view, each in entry.views.items()],
         )
+        if entry.llm_vector is not None:
+            self._database.execute(
+                "INSERT INTO llm_vectors (encoder, row, vector) VALUES (?, ?, ?)",
+                [self._active.encoder, row, blob(entry.llm_vector)],
+            )
         add_words(self._database, row, entry.item.item_id, entry.item.attributes)
         self.kinds.update(kinds_of(entry.item.attributes))
 
@@ -197,11 +208,13 @@ class Writing:
         stored = dict(
             self._database.execute("SELECT view, vector FROM vectors WHERE row = ?", [row])
         )
-        (llm,) = self._database.execute(
-            "SELECT llm_vector FROM items WHERE row = ?", [row]
+        llm = self._database.execute(
+            "SELECT vector FROM llm_vectors WHERE encoder = ? AND row = ?",
+            [self._active.encoder, row],
         ).fetchone()
         views = {view: blob(vector) for view, vector in entry.views.items()}
-        return bool(stored == views and llm == _llm(entry))
+        given = None if entry.llm_vector is None else (blob(entry.llm_vector),)
+        return bool(stored == views and llm == given)
 
 
 def _refused(found: _Row | None, reason: str | None) -> Outcome:
@@ -218,7 +231,3 @@ def written(item: Item) -> str:
 def blob(vector: Floats) -> bytes:
     """A vector as it is stored."""
     return vector.astype("<f4").tobytes()
-
-
-def _llm(entry: Entry) -> bytes | None:
-    return None if entry.llm_vector is None else blob(entry.llm_vector)

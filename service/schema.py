@@ -16,7 +16,7 @@ from service.errors import StorageFull
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "catalogue.sqlite"
 LOCK = "catalogue.lock"
 ELSEWHERE = "choose another LLMEMB_CATALOGUE_DIR"
@@ -30,19 +30,41 @@ CREATE TABLE items (
     row INTEGER PRIMARY KEY,
     item_id TEXT NOT NULL UNIQUE,
     attributes TEXT NOT NULL,
-    llm_vector BLOB,
     created REAL NOT NULL,
     updated REAL NOT NULL,
     version INTEGER NOT NULL DEFAULT 1,
     hidden INTEGER NOT NULL DEFAULT 0,
     given INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE vectors (
+"""
+# What version 3 has and version 2 had not: vectors of more bundles than one beside each other. A
+# row has of a bundle, or of an encoder, the vectors of its latest attributes, or none. `vectors`
+# shows those of the active bundle, which is the one whose hash stands in `meta`; see
+# service.beside.
+BESIDE = """
+CREATE TABLE bundles (
+    bundle INTEGER PRIMARY KEY,
+    hash TEXT NOT NULL UNIQUE,
+    encoder INTEGER NOT NULL,
+    encoder_hash TEXT NOT NULL,
+    position INTEGER NOT NULL
+);
+CREATE TABLE item_vectors (
+    bundle INTEGER NOT NULL REFERENCES bundles (bundle),
     row INTEGER NOT NULL REFERENCES items (row),
     view TEXT NOT NULL,
     vector BLOB NOT NULL,
-    PRIMARY KEY (row, view)
+    PRIMARY KEY (bundle, row, view)
 ) WITHOUT ROWID;
+CREATE TABLE llm_vectors (
+    encoder INTEGER NOT NULL,
+    row INTEGER NOT NULL REFERENCES items (row),
+    vector BLOB NOT NULL,
+    PRIMARY KEY (encoder, row)
+) WITHOUT ROWID;
+CREATE VIEW vectors AS SELECT row, view, vector FROM item_vectors WHERE bundle = (
+    SELECT bundle FROM bundles WHERE hash = (SELECT value FROM meta WHERE key = 'bundle_hash')
+);
 """
 # What version 2 has and version 1 had not. The words are kept without the text they come from,
 # which `items` has: who takes a row out of such a table says again what stood there.
@@ -121,8 +143,9 @@ def defect(database: sqlite3.Connection, check: Literal["quick", "integrity"]) -
 
 def create(database: sqlite3.Connection) -> None:
     """The tables of an empty catalogue, within a transaction."""
-    _run(database, TABLES + DERIVED)
+    _run(database, TABLES + DERIVED + BESIDE)
     _number(database, 0)
+    database.execute(f"PRAGMA user_version={SCHEMA}")
 
 
 def require_known(schema: int, path: Path) -> None:
@@ -138,16 +161,23 @@ def require_known(schema: int, path: Path) -> None:
         )
 
 
-def migrate(database: sqlite3.Connection, schema: int) -> None:
+def migrate(database: sqlite3.Connection, schema: int, bundle_hash: str, encoder_hash: str) -> None:
     """Bring a catalogue of an older version to this one, whole or, on any error, not at all.
+
+    Args:
+        bundle_hash: of the bundle that it belongs to.
 
     Raises:
         StorageFull: the disk is full.
     """
-    if schema == 1:
-        with transaction(database):
+    if schema == SCHEMA:
+        return
+    with transaction(database):
+        if schema == 1:
             _from_1_to_2(database)
-        log.info("brought the catalogue from schema 1 to 2")
+        _from_2_to_3(database, bundle_hash, encoder_hash)
+        database.execute(f"PRAGMA user_version={SCHEMA}")
+    log.info("brought the catalogue from schema %d to %d", schema, SCHEMA)
 
 
 def _from_1_to_2(database: sqlite3.Connection) -> None:
@@ -168,11 +198,31 @@ def _from_1_to_2(database: sqlite3.Connection) -> None:
     _number(database, last)
 
 
+def _from_2_to_3(database: sqlite3.Connection, bundle_hash: str, encoder_hash: str) -> None:
+    database.execute("ALTER TABLE vectors RENAME TO vectors_of_one")
+    _run(database, BESIDE)
+    database.execute(
+        "INSERT INTO bundles (bundle, hash, encoder, encoder_hash, position) "
+        "SELECT 1, ?, 1, ?, value FROM meta WHERE key = 'changes'",
+        [bundle_hash, encoder_hash],
+    )
+    database.execute("INSERT INTO item_vectors SELECT 1, row, view, vector FROM vectors_of_one")
+    database.execute("DROP TABLE vectors_of_one")
+    database.execute(
+        "INSERT INTO llm_vectors SELECT 1, row, llm_vector FROM items WHERE llm_vector NOT NULL"
+    )
+    database.execute("ALTER TABLE items DROP COLUMN llm_vector")
+    # What the first of version 2 had not.
+    database.execute("UPDATE items SET version = row WHERE version = 1 AND row > 1")
+    database.execute(
+        "CREATE INDEX IF NOT EXISTS items_by_version ON items (version, item_id, hidden)"
+    )
+
+
 def _number(database: sqlite3.Connection, changes: int) -> None:
     """Give a catalogue its own name, and its changes a number."""
     meta = {"catalogue_id": secrets.token_hex(8), "changes": str(changes)}
     database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-    database.execute(f"PRAGMA user_version={SCHEMA}")
 
 
 def _run(database: sqlite3.Connection, script: str) -> None:

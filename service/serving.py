@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from threadpoolctl import threadpool_limits
 
 from service.batcher import Batcher
+from service.bundles import Bundles
 from service.cache import Cache, MemoryCache, RedisCache
 from service.embedder import Embedder
 from service.errors import NotReady
@@ -25,6 +26,7 @@ from service.store import CatalogueStore
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
+    from service.upgrade import Upgrade
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ READY = "ready"
 DRAINING = "draining"
 FAILED = "failed"
 CLOSING_S = 5.0
+GRACE_S = 5.0  # after a request's deadline, until what it had is let go
 CHECKED_ITEMS = 8  # of the bundle, that are embedded again at start
 # The least cosine with the exported vector. Between a float32 and a bfloat16 vector of one text
 # it is above .999; between two items' vectors it is .9 to .97.
@@ -71,6 +74,8 @@ class Serving:
         imports: ids of the imports that are under way.
         import_turn: of those, the one that may ask the LLM.
         exports: that are under way.
+        bundles: that may be served.
+        upgrade: the latest to another bundle, under way or over.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -82,11 +87,16 @@ class Serving:
         self.import_turn = asyncio.Lock()
         self.imports: set[str] = set()
         self.exports: set[object] = set()
+        self.bundles = Bundles(settings.bundle, settings.bundles_dir)
+        self.upgrade: Upgrade | None = None
         self._parts: Parts | None = None
+        self._retired: list[Parts] = []
 
     @property
     def parts(self) -> Parts:
-        """The parts, while there are any.
+        """The parts, while there are any; to be asked for once for a request.
+
+        Another bundle has other parts, so that whoever has these sees one bundle to the end.
 
         Raises:
             NotReady: still starting, failed or closed.
@@ -117,6 +127,8 @@ class Serving:
         """Say `draining` from now on; requests are still answered."""
         if self.phase != FAILED:
             self.phase = DRAINING
+        if self.upgrade:
+            self.upgrade.cancel()
 
     def _enter(self, phase: str) -> None:
         if self.phase != DRAINING:
@@ -132,7 +144,8 @@ class Serving:
         try:
             settings = self.settings
             self._enter("loading the bundle")
-            bundle = Bundle.open(settings.bundle, llm=settings.llm, dtype=settings.dtype)
+            folder = self.bundles.to_serve(settings.catalogue_dir)
+            bundle = Bundle.open(folder, llm=settings.llm, dtype=settings.dtype)
             self._enter("checking the encoder")
             parity = check_encoder(bundle)
             self._enter("opening the catalogue")
@@ -142,13 +155,7 @@ class Serving:
                 settings.filterable_names,
                 quantised=settings.index_dtype == "int8",
             )
-            self._parts = self._assemble(bundle, store, parity)
-            self.metrics.loaded(bundle.bundle_hash, bundle.encoder_hash)
-            self.metrics.watch_catalogue(
-                lambda: store.snapshot.shown,
-                lambda view: store.snapshot.shown_with(view),  # noqa: PLW0108 - the latest one
-                bundle.views,
-            )
+            self.serve(self.assemble(bundle, store, parity))
             self._enter(READY)
         except (BundleError, LLMError, CatalogueError, OSError, MemoryError) as error:
             self.failure, self.phase = str(error) or type(error).__name__, FAILED
@@ -158,12 +165,56 @@ class Serving:
         finally:
             self.loading = False
 
-    def _assemble(self, bundle: "Bundle", store: CatalogueStore, parity: float) -> Parts:
+    def serve(self, parts: Parts) -> None:
+        """Answer with these parts from now on; what others are at work on they finish."""
+        before, self._parts = self._parts, parts
+        self.metrics.loaded(parts.bundle.bundle_hash, parts.bundle.encoder_hash)
+        self.metrics.watch_catalogue(
+            lambda: parts.store.snapshot.shown,
+            lambda view: parts.store.snapshot.shown_with(view),  # noqa: PLW0108 - the latest one
+            parts.bundle.views,
+        )
+        if before:
+            self._retired.append(before)
+
+    async def let_retired_go(self) -> None:
+        """Let go of the parts that were served before, once no request can have them any more."""
+        retired = list(self._retired)
+        await asyncio.sleep(self.settings.request_timeout_s + GRACE_S)
+        for parts in retired:
+            if parts in self._retired:
+                self._retired.remove(parts)
+                await self.let_go(parts)
+
+    async def let_go(self, parts: Parts) -> None:
+        """Let parts go that are not served; what they share with those that are, stays."""
+        await parts.batcher.close()
+        await asyncio.to_thread(parts.store.leave)
+        for thread in parts.threads:
+            if thread is not parts.disk:
+                thread.shutdown(wait=False)
+        if self._parts is None or parts.cache is not self._parts.cache:
+            await parts.cache.close()
+
+    def assemble(
+        self,
+        bundle: "Bundle",
+        store: CatalogueStore,
+        parity: float,
+        beside: Parts | None = None,
+    ) -> Parts:
+        """The parts of a bundle.
+
+        Args:
+            beside: those of the bundle that is served now, to share what two may share.
+        """
         from models.bundle import use_threads  # noqa: PLC0415 - torch comes with it
 
         settings, metrics = self.settings, self.metrics
         cache: Cache = MemoryCache(settings.cache_items, metrics)
-        if settings.redis_url:
+        if beside and beside.bundle.encoder_hash == bundle.encoder_hash:
+            cache = beside.cache
+        elif settings.redis_url:
             cache = RedisCache(
                 settings.redis_url,
                 settings.redis_timeout_s,
@@ -187,7 +238,7 @@ class Serving:
         threadpool_limits(1, user_api="blas")
         projecting = ThreadPoolExecutor(1, "project", use_threads, (1,))
         ranking = ThreadPoolExecutor(1, "rank", use_threads, (1,))
-        disk = ThreadPoolExecutor(1, "disk")
+        disk = beside.disk if beside else ThreadPoolExecutor(1, "disk")
         return Parts(
             bundle=bundle,
             store=store,
@@ -202,6 +253,12 @@ class Serving:
 
     async def close(self) -> None:
         """Let everything go; to be called when no request is left."""
+        if self.upgrade:
+            self.upgrade.cancel()
+            await asyncio.to_thread(self.upgrade.wait, CLOSING_S / 2)
+        retired, self._retired = self._retired, []
+        for each in retired:
+            await self.let_go(each)
         parts, self._parts = self._parts, None
         if parts:
             await parts.batcher.close()

@@ -35,12 +35,24 @@ class CatalogueSettings(BaseSettings):
     catalogue_dir: Path = CATALOGUE_DIR
 
 
+class ClientSettings(BaseSettings):
+    """What a client of a running service on this machine needs to know."""
+
+    model_config = CatalogueSettings.model_config
+
+    port: int = Field(8000, ge=1, le=65535)
+    api_key: str | None = None
+
+
 class Settings(BaseSettings):
     """Read once at start-up from the environment, by read_settings."""
 
     model_config = CatalogueSettings.model_config
 
     bundle: DirectoryPath = Field(description="folder that `python -m training export` wrote")
+    bundles_dir: DirectoryPath | None = Field(
+        None, description="folder of the bundles that `python -m service reindex` may name"
+    )
     llm: DirectoryPath | None = Field(
         None, description="folder of the base LLM, for a bundle exported without it"
     )
@@ -198,6 +210,20 @@ def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic chec
 def read_catalogue_dir(override: str | None) -> Path:
     """The catalogue's folder alone, for what needs no bundle; an override wins."""
     return Path(override) if override else CatalogueSettings().catalogue_dir
+
+
+def read_client_settings() -> ClientSettings:
+    """What a client of a service on this machine needs to know.
+
+    Raises:
+        BadSettings: a value cannot be used.
+    """
+    try:
+        return ClientSettings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        variable = PREFIX + str(first["loc"][0]).upper()
+        raise BadSettings(f"{variable} is {json.dumps(first['input'])}: {first['msg']}") from None
 
 
 def describe(name: str) -> str:

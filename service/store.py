@@ -14,11 +14,12 @@ import numpy as np
 from models.item import Item
 from service import generations
 from service import progress as imports
+from service.beside import Known, seeing
 from service.columns import Columns, comparable
-from service.errors import PreconditionFailed, StorageFull
+from service.errors import PreconditionFailed, StorageFull, Superseded
 from service.filters import Filter, HeldKind, parse
 from service.generations import Of
-from service.index import Rebuilt, Snapshot
+from service.index import Main, Rebuilt, Snapshot
 from service.listing import Page, match_of, read_cursor, write_cursor
 from service.opening import damaged, prepare, read_snapshot, take
 from service.progress import Progress
@@ -121,6 +122,7 @@ class CatalogueStore:
         llm_dim: int,
         snapshot: Snapshot,
         kept: int,
+        lock_of: "CatalogueStore | None" = None,
     ) -> None:
         self._database = database
         self._path = path
@@ -128,7 +130,10 @@ class CatalogueStore:
         self._widths = dict(of.widths)
         self._llm_dim = llm_dim
         self.filterable = of.filterable
-        self._lock = threading.Lock()
+        # Of all stores of this database; its holder may write, and then be looked after by another.
+        self._lock: threading.RLock = lock_of._lock if lock_of else threading.RLock()
+        self._superseded = False
+        self._gone: set[str] | None = None  # ids taken out, while somebody wants to know
         meta = dict(database.execute("SELECT key, value FROM meta"))
         self._catalogue_id: str = meta["catalogue_id"]
         kinds = database.execute("SELECT name, kind, items FROM attribute_kinds")
@@ -136,12 +141,12 @@ class CatalogueStore:
         self._state = _State(
             snapshot, int(meta["changes"]), {(name, kind): items for name, kind, items in kinds}
         )
-        self._upkeep = Upkeep(
-            lambda: self._state.snapshot,
-            self._lay_over,
-            lambda main: generations.write(path.parent, main, of),
-            kept,
-        )
+        self._of = of
+        self._keeping: threading.Lock = lock_of._keeping if lock_of else threading.Lock()
+        self._upkeep: Upkeep | None = None
+        self._kept = kept
+        if lock_of is None:
+            self.keep_up()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -193,11 +198,108 @@ class CatalogueStore:
             _close(database, lock)
             raise
 
+    def keep_up(self) -> None:
+        """Keep the index in shape from now on; a store beside another one leaves that be."""
+        self._upkeep = Upkeep(lambda: self._state.snapshot, self._lay_over, self._keep, self._kept)
+
+    def _keep(self, main: Main) -> int:
+        """Write a generation, unless another store's are wanted; one at a time."""
+        with self._keeping:
+            return 0 if self._superseded else generations.write(self._path.parent, main, self._of)
+
+    def _look(self) -> None:
+        if self._upkeep:
+            self._upkeep.look()
+
+    def leave(self) -> None:
+        """Do nothing any more of one's own accord; another store has the folder."""
+        if self._upkeep:
+            self._upkeep.close()
+
     def close(self) -> None:
         """Let the folder go; the store is not to be used any more."""
-        self._upkeep.close()
+        self.leave()
         with self._lock:
             _close(self._database, self._lock_file)
+
+    @contextmanager
+    def locked(self) -> Iterator[sqlite3.Connection]:
+        """The database, while nobody else reads or writes it."""
+        with self._lock:
+            yield self._database
+
+    def taken_out(self) -> set[str]:
+        """Ids of items that were taken out since this was last asked; from the first time on."""
+        with self._lock:
+            gone, self._gone = self._gone, set()
+        return gone or set()
+
+    def forget_taken_out(self) -> None:
+        """Nobody wants to know any more who is taken out."""
+        with self._lock:
+            self._gone = None
+
+    @contextmanager
+    def reading(self, known: Known) -> Iterator[sqlite3.Connection]:
+        """The database at one moment as far as a bundle has been told; others go on writing."""
+        with closing(seeing(self._path, known)) as database:
+            yield database
+
+    def beside(self, bundle: "Bundle", known: Known) -> "CatalogueStore":
+        """The same catalogue in the vectors of another bundle, as far as that has been told of it.
+
+        What changes after that (behind `Known.position`, and `taken_out` of this store) is to be
+        told to the new store by `follow`, until this one gives way to it.
+
+        Raises:
+            CatalogueError: a stored vector is not what its view has.
+        """
+        widths = {name: view.width for name, view in bundle.views.items()}
+        of = self._of._replace(bundle=bundle.bundle_hash, widths=widths)
+        self.taken_out()
+        with self.reading(known) as database:
+            snapshot, kept = read_snapshot(database, self._path, of)
+        return CatalogueStore(
+            *(self._database, self._path, self._lock_file, of, bundle.manifest.llm_dim),
+            *(snapshot, kept),
+            lock_of=self,
+        )
+
+    def follow(
+        self,
+        upserts: Mapping[str, Mapping[str, Floats]],
+        deletes: Collection[str],
+        hidden: Collection[str],
+        versions: Mapping[str, int],
+        attributes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Have in the index what another store of the database has committed.
+
+        Args:
+            versions, attributes: of `upserts`.
+        """
+        with self._lock:
+            columns = Columns.of((attributes[each] for each in upserts), self.filterable)
+            hidden = {*hidden, *_unseen(upserts)}
+            snapshot = self.snapshot.with_changes(upserts, deletes, hidden, versions, columns)
+            self._state = self._state._replace(snapshot=snapshot)
+
+    def give_way(self, other: "CatalogueStore") -> None:
+        """Have another store of the database, which has followed all, take this one's place.
+
+        To be called with the database locked, and its active bundle changed. Who still holds this
+        one can read on, as of now; what it would write is refused with Superseded. The other one is
+        to `keep_up`.
+        """
+        self._superseded, self._gone = True, None
+        other._state = self._state._replace(snapshot=other.snapshot)
+
+    def _require_current(self) -> None:
+        if self._superseded:
+            raise Superseded(
+                "another bundle has become active meanwhile; send the request again",
+                retry_after_s=1,
+            )
 
     def get(self, item_id: str) -> Stored | None:
         """The item of an id."""
@@ -319,7 +421,7 @@ class CatalogueStore:
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
             self._publish(writing, upserts, (), hidden, versions, attributes)
-        self._upkeep.look()
+        self._look()
         return outcomes
 
     def hide(self, item_id: str, hidden: bool, condition: Condition = ALWAYS) -> Outcome:
@@ -344,7 +446,7 @@ class CatalogueStore:
             versions = {item_id: outcome.version or 0}
             hiding = {item_id} if hidden else ()
             self._publish(writing, shown, (), hiding, versions, attributes)
-        self._upkeep.look()
+        self._look()
         return outcome
 
     def delete(self, item_id: str, condition: Condition = ALWAYS) -> bool:
@@ -355,6 +457,7 @@ class CatalogueStore:
             StorageFull: the disk is full.
         """
         with self._lock:
+            self._require_current()
             if item_id not in self.snapshot:
                 return False
             with self._writing() as writing:
@@ -362,7 +465,9 @@ class CatalogueStore:
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
             self._publish(writing, {}, [item_id])
-        self._upkeep.look()
+            if self._gone is not None:
+                self._gone.add(item_id)
+        self._look()
         return True
 
     def progress(self, import_id: str) -> Progress | None:
@@ -390,7 +495,12 @@ class CatalogueStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Writing]:
-        """One transaction of changes; what it did is to be published after it."""
+        """One transaction of changes; what it did is to be published after it.
+
+        Raises:
+            Superseded: the vectors of this store's bundle are not served any more.
+        """
+        self._require_current()
         with transaction(self._database):
             writing = Writing(self._database, self._state.changes)
             yield writing
@@ -410,6 +520,7 @@ class CatalogueStore:
         if upserts or deletes:
             told = attributes or {}
             columns = Columns.of((told[each] for each in upserts), self.filterable)
+            hidden = {*hidden, *_unseen(upserts)}
             snapshot = snapshot.with_changes(upserts, deletes, hidden, versions, columns)
         counts = Counter(kinds)
         counts.update(writing.kinds)
@@ -423,7 +534,8 @@ class CatalogueStore:
 
     def settle(self) -> None:
         """Wait until the index is in the shape that it is to have after the changes so far."""
-        self._upkeep.settle()
+        if self._upkeep:
+            self._upkeep.settle()
 
     def _check(self, entry: Entry) -> None:
         vectors = dict(entry.views)
@@ -443,6 +555,11 @@ class CatalogueStore:
                 raise WrongVector(
                     f"item {entry.item.item_id!r}: the vector of view {view!r} is not finite"
                 )
+
+
+def _unseen(items: Mapping[str, Mapping[str, Floats]]) -> list[str]:
+    """Who has no view, and so nothing to be ranked by."""
+    return [item_id for item_id, views in items.items() if not views]
 
 
 def _close(database: sqlite3.Connection | None, lock: IO[bytes]) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from service.errors import MOST_ERRORS, FieldError, Invalid, problems
-from service.incoming import IncomingItem, Readying, checked, require_bundle
+from service.incoming import IncomingItem, Readying, checked, require_active, require_bundle
 from service.requests import JSONRoute
 from service.routes.embed import FILM
 from service.rows import Entry, Outcome
@@ -97,6 +97,7 @@ async def put_batch(
     items = _read(list(query.items))
     if any(isinstance(each, BatchItem) and each.vectors is not None for each in items):
         require_bundle(query.bundle, parts.bundle.bundle_hash)
+    require_active(query.bundle, parts.bundle.bundle_hash)
     sound = [(at, each) for at, each in enumerate(items) if isinstance(each, BatchItem)]
     if not query.atomic or len(sound) == len(items):
         ready = await Readying(parts.bundle, parts.embedder).entries(

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import ImportRunning, Overloaded, TooLate, UnknownImport, problems
-from service.importing import Importing
-from service.incoming import Readying, require_bundle
+from service.importing import Importing, Into
+from service.incoming import Readying, require_active
 from service.progress import Progress
 from service.requests import require_type
 from service.serving import DRAINING, Parts, Serving, on_disk, parts_of, serving_of
@@ -100,8 +100,7 @@ async def import_items(
     LLMEMB_REQUEST_TIMEOUT_S is left.
     """
     require_type(request.headers.get("content-type"), TYPES)
-    if query.bundle is not None:
-        require_bundle(query.bundle, parts.bundle.bundle_hash)
+    require_active(query.bundle, parts.bundle.bundle_hash)
     import_id, running = query.import_id, serving.imports
     if import_id in running:
         raise ImportRunning(f"the import {import_id} is under way", retry_after_s=2)
@@ -113,9 +112,7 @@ async def import_items(
         importing = Importing(
             import_id,
             progress,
-            parts.store,
-            Readying(parts.bundle, parts.embedder),
-            parts.bundle.bundle_hash,
+            lambda: _into(serving.parts),
             query.bundle,
             serving.settings.max_body_bytes,
             lambda work: on_disk(parts, work),
@@ -127,6 +124,10 @@ async def import_items(
         running.discard(import_id)
     known = await on_disk(parts, lambda: parts.store.progress(import_id))
     return _status(import_id, known or progress, running=False)
+
+
+def _into(parts: Parts) -> Into:
+    return Into(parts.store, Readying(parts.bundle, parts.embedder), parts.bundle.bundle_hash)
 
 
 async def _feed(importing: Importing, request: Request, patience_s: float) -> None:

@@ -13,7 +13,7 @@ from models.item import Popularity
 from service.errors import Invalid, problems
 from service.explain import attribute_shares
 from service.filters import LOWER, MAX_VALUES, UPPER
-from service.incoming import LARGEST
+from service.incoming import LARGEST, require_active
 from service.index import Floats
 from service.inline import HistoryElement, ItemId, seen
 from service.recommender import Strategy, Used
@@ -29,6 +29,14 @@ FILTER = {
         {"attribute": "release_year", "gte": "1990", "lt": "2000"},
     ]
 }
+ForBundle = Annotated[
+    str | None,
+    Field(
+        max_length=200,
+        description="`bundle` of GET /info: only if that bundle is active, else 409. To be told "
+        "with vectors, which mean nothing in another.",
+    ),
+]
 MAX_EXPLAINED = 10  # items whose attributes are explained in one answer
 Exclude = Annotated[
     list[ItemId], Field(max_length=10_000, description="Ids that are not to be answered.")
@@ -75,9 +83,7 @@ class RecommendRequest(BaseModel):
         "that need not be in the catalogue, by their attributes or vectors. Empty for somebody "
         "who is not known.",
     )
-    bundle: str | None = Field(
-        None, description="Hash of the bundle that vectors in the history belong to."
-    )
+    bundle: ForBundle = None
     k: K = 25
     exclude: Exclude = []
     exclude_history: bool = Field(True, description="Whether to leave the history's items out.")
@@ -183,6 +189,7 @@ class SearchRequest(BaseModel):
     k: K = 25
     exclude: Exclude = []
     filter: Filtering = None
+    bundle: ForBundle = None
 
 
 class SearchResponse(BaseModel):
@@ -228,6 +235,7 @@ async def recommend(
     An empty history is answered with what is popular, and that is said.
     """
     started = time.perf_counter()
+    require_active(query.bundle, parts.bundle.bundle_hash)
     if query.explain == "attributes" and query.k > MAX_EXPLAINED:
         raise Invalid.field(
             "k", f"must be {MAX_EXPLAINED} at most where attributes are explained", query.k
@@ -302,7 +310,7 @@ async def _explain(
 @router.post(
     "/search",
     summary="Find the items nearest to a vector",
-    responses=problems(400, 413, 415, 422, 503, 504),
+    responses=problems(400, 409, 413, 415, 422, 503, 504),
 )
 async def search(
     query: SearchRequest, parts: Annotated[Parts, Depends(parts_of)]
@@ -312,6 +320,7 @@ async def search(
     For a recommender of one's own: its user vector in, item ids out.
     """
     started = time.perf_counter()
+    require_active(query.bundle, parts.bundle.bundle_hash)
     view = parts.bundle.views.get(query.view)
     if view is None:
         raise Invalid.field("view", f"must be one of {', '.join(parts.bundle.views)}", query.view)

@@ -41,6 +41,18 @@ def test_the_token_budget_changes_no_vector(encoder: Encoder) -> None:
     )
 
 
+def test_an_llm_that_is_loaded_elsewhere_meanwhile_changes_no_vector(encoder: Encoder) -> None:
+    prompts = [TEMPLATE.render(item) for item in films(5)]
+    expected = encoder.encode(prompts).vectors
+    torch.set_default_dtype(torch.bfloat16)  # of the process, as transformers does while it loads
+    try:
+        meanwhile = encoder.encode(prompts).vectors
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    np.testing.assert_array_equal(meanwhile, expected)
+
+
 def test_the_llm_reads_an_instruction_once(tiny_llm: Path) -> None:
     encoder = Encoder.load(tiny_llm, dtype="float32")
     read = []

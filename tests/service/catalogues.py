@@ -29,6 +29,7 @@ class FakeBundle:
         default_factory=lambda: {n: SimpleNamespace(width=w) for n, w in WIDTHS.items()}
     )
     manifest: Any = field(default_factory=lambda: SimpleNamespace(llm_dim=3))
+    encoder_hash: str = "e" * 64
 
     @property
     def catalogue(self) -> Catalogue:

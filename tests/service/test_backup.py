@@ -171,7 +171,7 @@ def test_a_file_that_is_no_sound_backup_is_refused_and_nothing_is_left(
             backup.unlink()
         database = sqlite3.connect(backup)
         database.execute("CREATE TABLE other (x)")
-        database.execute(f"PRAGMA user_version={1 if damage == 'foreign' else 3}")
+        database.execute(f"PRAGMA user_version={1 if damage == 'foreign' else 4}")
         database.close()
 
     done = command("restore", backup, "--catalogue", tmp_path / "new")

@@ -290,10 +290,10 @@ def test_the_catalogue_of_another_bundle_is_refused(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute("PRAGMA user_version=3")
+        database.execute("PRAGMA user_version=4")
     database.close()
 
-    with pytest.raises(CatalogueError, match="has schema 3 and this version knows 2"):
+    with pytest.raises(CatalogueError, match="has schema 4 and this version knows 3"):
         open_store(tmp_path)
 
 
@@ -310,7 +310,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_a_sentence(tmp_path: Path, d
         open_store(tmp_path).close()
         if damage == "short vector":
             with sqlite3.connect(path) as database:
-                database.execute("UPDATE vectors SET vector = x'00000000'")
+                database.execute("UPDATE item_vectors SET vector = x'00000000'")
             database.close()
         else:
             size = path.stat().st_size
