@@ -12,10 +12,10 @@ python := $(VENV)/bin/python
 install = @sh scripts/preflight.sh $(extras) && sh scripts/install.sh $(extras)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check serve bench constraints clean
+.PHONY: help demo test test-browser check serve bench constraints clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: extras := service,training
 demo: ## install, train on MovieLens-100K and serve the result once (no GPU, no Docker)
@@ -27,6 +27,12 @@ test: ## install, then run the tests; they are offline
 	$(install)
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring"
+
+test-browser: extras := service,training,test,browser
+test-browser: ## install, with Chromium for root on Debian, then look at the page in a browser
+	$(install)
+	@sh scripts/chromium.sh
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m browser tests/browser
 
 check: extras := service,training,test,dev
 check: ## install, then lint, check the format and the types, look for what is not safe

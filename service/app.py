@@ -28,10 +28,12 @@ from service.routes import (
     items_batch,
     items_import,
     items_list,
+    items_lookup,
     items_map,
     neighbours,
     openai,
     recommend,
+    web,
 )
 from service.serving import Serving
 from service.settings import Settings
@@ -95,6 +97,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         items_batch,
         items_import,
         items_list,
+        items_lookup,
         items_map,
         openai,
         health,
@@ -108,6 +111,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
             for method in route.methods or ():
                 metrics.expect_route(method, path, route.status_code or 200)
     app.include_router(docs.router)
+    app.include_router(web.router)
     answer_errors(app)
     app.state.admission = Admission(
         settings.max_requests, settings.max_inflight_bytes, serving.retry_after_s

@@ -17,22 +17,22 @@ log = logging.getLogger(__name__)
 KeyScope = Literal["read", "write"]
 ALL: frozenset[KeyScope] = frozenset({"read", "write"})
 
-# OPEN: for everybody, with a key or without. Probes and scrapers have none, and the
-# documentation says how to use one.
+# OPEN: for everybody, with a key or without. Probes and scrapers have none, the documentation
+# says how to use one, and the page asks for one.
 OPEN = frozenset(
-    {"/health/live", "/health/ready", "/metrics", "/docs", "/docs/start.js", "/openapi.json"}
+    {"/", "/health/live", "/health/ready", "/metrics", "/docs", "/docs/start.js", "/openapi.json"}
 )
-OPEN_FOLDER = "/static-offline-docs/"  # what /docs loads
+OPEN_FOLDERS = ("/static-offline-docs/", "/web/")  # what /docs and the page load
 # READ: routes that change nothing. All others, also those that do not exist, need `write`.
 READ_METHODS = frozenset({"GET", "HEAD"})
-READ_POSTS = frozenset({"/embed", "/recommend", "/search", "/v1/embeddings"})
+READ_POSTS = frozenset({"/embed", "/items:lookup", "/recommend", "/search", "/v1/embeddings"})
 
 WORLD_READABLE = 0o004
 
 
 def is_open(path: str) -> bool:
     """Whether a path, decoded, needs no key."""
-    return path in OPEN or path.startswith(OPEN_FOLDER)
+    return path in OPEN or path.startswith(OPEN_FOLDERS)
 
 
 def scope_needed(method: str, path: str) -> KeyScope:

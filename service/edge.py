@@ -83,7 +83,8 @@ class Edge:
                 answered = MutableHeaders(scope=message)
                 answered["x-request-id"] = request_id
                 if answered.get("content-type", "").startswith("text/html"):
-                    answered.update(PAGE_HEADERS)
+                    for name, value in PAGE_HEADERS.items():
+                        answered.setdefault(name, value)  # a page may be stricter
             await send(message)
 
         try:

@@ -81,8 +81,10 @@ class Client(httpx.Client):
         text = self.get("/metrics").text
         return float(next(each for each in text.splitlines() if each.startswith(line)).split()[-1])
 
-    def wait_until_ready(self, process: "subprocess.Popen[str] | None" = None) -> None:
-        deadline = time.monotonic() + 60
+    def wait_until_ready(
+        self, process: "subprocess.Popen[str] | None" = None, longest_s: float = 60
+    ) -> None:
+        deadline = time.monotonic() + longest_s
         while True:
             try:
                 if self.get("/health/ready").status_code == 200:
