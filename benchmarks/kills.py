@@ -1,8 +1,9 @@
 """Is an acknowledged write ever lost? SIGKILLs the real service at random moments under writes.
 
-Items are put, hidden and deleted one by one, in batches and by imports, all at once; after each
-kill the service is started again on the same folder, all that it has is exported, and compared
-with what was acknowledged. What was under way at the kill may be there or not.
+Items are put, hidden and deleted one by one, in batches and by imports, all at once, and meanwhile
+another bundle is made ready and takes the place of the one that is served, again and again. After
+each kill the service is started again on the same folder, all that it has is exported, and
+compared with what was acknowledged. What was under way at the kill may be there or not.
 """
 
 import argparse
@@ -14,20 +15,25 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.catalogue import fill
 from benchmarks.figures import machine, record
 from benchmarks.index import grouped
-from benchmarks.serving.servers import DIRECT, Server, ours, tiny
+from benchmarks.serving.servers import DIRECT, Server, ours
 from models.bundle import Bundle
+from service.upgrade import OVER
+from tests.tiny import write_llm, write_tiny_bundle
 
 WIDTH = 16
 BATCH, LINES = 20, 600  # of a batch, of an import
+BUNDLES = "/admin/bundles"
+CONFLICT = 409
 OPENING, READY = "opening the catalogue", "ready"
 
 
@@ -41,19 +47,24 @@ class Writers:
     Attributes:
         sure: of each id what was acknowledged last: its title and whether it is hidden; None: gone.
         acknowledged: how many writes were.
+        flips: how often another bundle became the active one.
+
+    Args:
+        bundles: names of those that take turns.
     """
 
-    def __init__(self, bundle: str) -> None:
+    def __init__(self, bundles: Sequence[str]) -> None:
         self.sure: dict[str, tuple[str, bool] | None] = {}
         self.acknowledged = 0
-        self._bundle = bundle
+        self.flips = 0
+        self._bundles = bundles
         self._number = 0
         self._settled: list[str] = []
         self._lock = threading.Lock()
 
     def until_killed(self, server: Server, chance: random.Random) -> None:
         """Write in every way until nobody answers."""
-        ways = [self._one, self._batch, self._import, self._again]
+        ways = [self._one, self._batch, self._import, self._again, self._reindex]
         threads = [
             threading.Thread(
                 target=self._repeat, args=(way, server, random.Random(chance.random()))
@@ -118,10 +129,28 @@ class Writers:
             for each in ids
         ]
         body = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        path = f"/items:import?import_id={ids[0].replace('/', '-')}&bundle={self._bundle}"
-        call(server, "POST", path, body)
+        name = ids[0].replace("/", "-")
+        active = call(server, "GET", "/info")["bundle"]
+        try:
+            call(server, "POST", f"/items:import?import_id={name}&bundle={active}", body)
+        except urllib.error.HTTPError as error:
+            if error.code != CONFLICT:
+                raise
+            return  # another bundle is active meanwhile
         self._done({each: (each, False) for each in ids})
         self._settled += ids
+        time.sleep(0.2)  # else nobody keeps up with it
+
+    def _reindex(self, server: Server, chance: random.Random) -> None:
+        """Have the bundle active that is not."""
+        known = call(server, "GET", BUNDLES)["bundles"]
+        active = {each["name"] for each in known if each["active"]}
+        other = chance.choice([name for name in self._bundles if name not in active])
+        call(server, "POST", BUNDLES, {"bundle": other})
+        while (told := call(server, "GET", BUNDLES)["upgrade"])["state"] not in OVER:
+            time.sleep(0.05)
+        if told["state"] == "flipped":
+            self.flips += 1
 
     def _again(self, server: Server, chance: random.Random) -> None:
         """An item of a batch or an import gets another title."""
@@ -134,8 +163,8 @@ class Writers:
         self._done({item_id: (title, False)})
 
 
-def call(server: Server, method: str, path: str, body: object = None) -> None:
-    """One request that is to succeed.
+def call(server: Server, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401
+    """The decoded answer of one request that is to succeed.
 
     Raises:
         Killed: there was no answer.
@@ -150,7 +179,7 @@ def call(server: Server, method: str, path: str, body: object = None) -> None:
     request = urllib.request.Request(address, raw, {"Content-Type": kind}, method=method)  # type: ignore[arg-type]
     try:
         with DIRECT.open(request, timeout=60) as answer:
-            answer.read()
+            return json.loads(answer.read() or b"null")
     except urllib.error.HTTPError as error:
         if error.code not in {429, 503}:
             raise
@@ -191,13 +220,18 @@ def main() -> None:
     lost: list[str] = []
     opened, ready = [], []
     with tempfile.TemporaryDirectory(prefix="kills-") as root:
-        folder, path = Path(root) / "catalogue", tiny(Path(root), width=WIDTH)
-        bundle = Bundle.open(path)
-        fill(folder, bundle, grouped(given.items, WIDTH))
-        writers = Writers(bundle.bundle_hash)
+        folder, bundles = Path(root) / "catalogue", Path(root) / "bundles"
+        bundles.mkdir()
+        llm = write_llm(Path(root) / "llm")
+        names = ["one", "other"]
+        for seed, name in enumerate(names):  # other projections of the same LLM vectors
+            write_tiny_bundle(bundles / name, llm, count=100, seed=seed, width=WIDTH)
+        path = bundles / names[0]
+        fill(folder, Bundle.open(path), grouped(given.items, WIDTH))
+        writers = Writers(names)
         for kill in range(given.kills + 1):
             started = time.monotonic()
-            with ours(path, folder) as server:
+            with ours(path, folder, bundles_dir=bundles) as server:
                 ready.append(time.monotonic() - started)
                 opened.append(opened_in(server.log))
                 there = exported(server)
@@ -211,7 +245,7 @@ def main() -> None:
                 server.process.wait()
             print(
                 f"kill {kill + 1}: {writers.acknowledged} acknowledged, {len(lost)} lost, "
-                f"{len(there)} items, opened in {opened[-1]:.1f} s",
+                f"{writers.flips} flips, {len(there)} items, opened in {opened[-1]:.1f} s",
                 flush=True,
             )
     print(f"lost: {lost[:5]}")
@@ -219,7 +253,8 @@ def main() -> None:
     figures: dict[str, tuple[float, str]] = {
         "catalogue.lost_after_kills": (
             len(lost),
-            f"of {writers.acknowledged:,} acknowledged writes, after {given.kills} SIGKILLs",
+            f"of {writers.acknowledged:,} acknowledged writes, after {given.kills} SIGKILLs; "
+            f"{writers.flips} times another bundle had become active",
         ),
         "catalogue.restart_s": (
             round(float(np.median(opened)), 2),
