@@ -32,6 +32,8 @@ FALLBACK_DIVERSITY = 0.3
 
 Strategy = Literal["best", "popular", "id_only", "text_only"]
 Used = Strategy | Literal["fallback"]
+# Places of the items that follow a history, and their neighbour scores; all others have 0.
+Followed = tuple[Places, Floats]
 
 
 class Question(NamedTuple):
@@ -315,13 +317,11 @@ class Recommender:
     ) -> list[tuple[Places, Floats]]:
         """For queries (B, W) the places of items among which the best are, and their scores."""
         allowed = [self._allowed(snapshot, question, places) for question, places in asked]
-        followed = np.zeros((len(asked), len(allowed[0])), np.float32)  # by place
-        for row, (question, _) in enumerate(asked):
-            if question.strategy != "best":
-                continue
+        followed = [
             # Who is not in the catalogue any more still says what is likely to follow.
-            places, scores = self._following(snapshot, _ids(question.history))
-            followed[row, places] = scores
+            self._following(snapshot, _ids(question.history) if question.strategy == "best" else [])
+            for question, _ in asked
+        ]
         if len(snapshot) <= self._score_all and snapshot.main.exact:
             everyone = self._score_everyone(snapshot, queries, followed)
             may_come = [np.flatnonzero(may) for may in allowed]
@@ -330,18 +330,21 @@ class Recommender:
         return self._score_candidates(snapshot, ks, queries, allowed, followed)
 
     def _score_everyone(
-        self, snapshot: Snapshot, queries: dict[str, Floats], followed: Floats
+        self, snapshot: Snapshot, queries: dict[str, Floats], followed: Sequence[Followed]
     ) -> Floats:
         """Scores (B, places) of all."""
         main, recent = snapshot.main, snapshot.recent
         if self._stacked is None or self._stacked[0] is not main:
             self._stacked = (main, self._bundle.scorer.stack(main.tables, main.present))
-        few = followed[:, : len(main.ids)]
-        scores = self._bundle.scorer.score_stacked(queries, self._stacked[1], few)
+        few = np.zeros((len(followed), len(main) + len(recent.ids)), np.float32)
+        for row, (places, told) in enumerate(followed):
+            few[row, places] = told
+        scores = self._bundle.scorer.score_stacked(queries, self._stacked[1], few[:, : len(main)])
         if not recent.ids:
             return scores
-        few = followed[:, len(main.ids) :]
-        more = self._bundle.scorer.score(queries, recent.tables, recent.present, few)
+        more = self._bundle.scorer.score(
+            queries, recent.tables, recent.present, few[:, len(main) :]
+        )
         return np.concatenate([scores, more], axis=1)
 
     def _score_candidates(
@@ -350,12 +353,12 @@ class Recommender:
         ks: Sequence[int],
         queries: dict[str, Floats],
         allowed: Sequence[Mask],
-        followed: Floats,
+        followed: Sequence[Followed],
     ) -> list[tuple[Places, Floats]]:
         """Of each query the places worth a look, and their scores."""
         most = [max(CANDIDATES, CANDIDATES_PER_K * k) for k in ks]
         candidates: list[list[Places]] = [
-            [np.flatnonzero(few * may)] for few, may in zip(followed, allowed, strict=True)
+            [places[may[places]]] for (places, _), may in zip(followed, allowed, strict=True)
         ]
         for view, query in queries.items():
             # A view that says nothing of a history ties the whole catalogue.
@@ -369,13 +372,16 @@ class Recommender:
         for row, each in enumerate(candidates):
             places = np.unique(np.concatenate(each))
             alone = {view: query[row : row + 1] for view, query in queries.items()}
-            few = followed[row : row + 1, places]
+            few = np.zeros((1, len(places)), np.float32)
+            behind, told = followed[row]
+            there = np.isin(behind, places)
+            few[0, np.searchsorted(places, behind[there])] = told[there]
             scored.append(
                 (places, self._bundle.scorer.score(alone, *snapshot.gather(places), few)[0])
             )
         return scored
 
-    def _following(self, snapshot: Snapshot, history: Sequence[str]) -> tuple[Places, Floats]:
+    def _following(self, snapshot: Snapshot, history: Sequence[str]) -> Followed:
         """Places of the items that follow a history, and their neighbour scores."""
         rows, scores = self._bundle.following(history)
         places = self._training_places(snapshot.main)[rows - 1]
