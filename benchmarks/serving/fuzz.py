@@ -66,6 +66,7 @@ class Judge:
 
     def send(self, sent: Sent) -> None:
         """Send one request; look at the answer."""
+        kept = self._connection.sock is not None
         try:
             self._put(sent)
         except (ValueError, UnicodeError, http.client.HTTPException):
@@ -80,6 +81,9 @@ class Judge:
             if self._server.process.poll() is not None:
                 again = sent.curl(self._server.port)
                 raise SystemExit(f"the service ended after\n{again}") from None
+            if kept and isinstance(error, ConnectionError):
+                self.send(sent)  # the server had let the connection go, as it may between requests
+                return
             self._fail(sent, f"no answer: {error!r}")
             return
         self.statuses[answer.status] += 1
