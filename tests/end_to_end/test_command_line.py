@@ -191,6 +191,7 @@ def test_a_dry_run_of_what_is_finished_measures_nothing(
         ("export", "rat.seed=9", "export cannot be done before evaluate is: "),
         ("run", "encode.vectors=tf-idf", 'encode.vectors is "tf-idf"'),
         ("export", "data.cold=0.1", "data.cold holds items out"),
+        ("run", "data.path=no/such", "data.path: there is no folder or .zip file no/such"),
     ],
 )
 def test_a_dry_run_of_what_cannot_be_done_says_why_in_one_line_and_exits_with_1(
@@ -212,7 +213,7 @@ def test_a_dry_run_tells_of_a_measurement_only_where_there_was_one(
 
     assert main(command) == 0
     assert "measurement of some seconds" not in capsys.readouterr().out
-    assert main([*command, "--set", "data.source=movielens", "--source", "DATA"]) == 0
+    assert main([*command, "--set", "data.source=movielens", "--source", "ml-100k"]) == 0
     told = capsys.readouterr().out
 
     assert "not on this disk yet" in told
