@@ -151,6 +151,7 @@ export async function start(root) {
     if (problem.status === 404) {
       const gone = await learn(history.ids, { signal, fresh: true });
       if (gone.length) return takeOut(gone);
+      if (nameless) showHistory();
       // They came back meanwhile; what the service said stands below, and nobody waits.
     }
     if (problem.status === 429) return wait(problem.retryAfter ?? 2);
@@ -161,7 +162,7 @@ export async function start(root) {
     status.textContent = "";
     status.classList.remove("busy");
     results.replaceChildren(el("p", { class: "wrong", role: "alert", text: problem.message }),
-      problem.errors.length ? el("ul", {}, problem.errors.map((each) => el("li", { text: `${each.field}: ${each.message}` }))) : null);
+      ...(problem.errors.length ? [el("ul", {}, problem.errors.map((each) => el("li", { text: `${each.field}: ${each.message}` })))] : []));
   }
 
   /** Count down to the next try. */
