@@ -20,13 +20,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NotRequired, Self, TypedDict, cast
+from typing import Any, Literal, NotRequired, Self, TypedDict, cast
 from urllib.parse import quote
 
 import httpx
 
 AttributeValue = str | int | float | bool | None | list[str] | list[int] | list[float] | list[bool]
 Attributes = Mapping[str, AttributeValue]
+Filter = Mapping[str, object]  # as POST /recommend has it
 BUSY = {429, 503}  # nothing was done; the same request may succeed later
 
 
@@ -59,11 +60,25 @@ class EmbeddedItem(TypedDict):
     cached: bool
 
 
+class InlineItem(TypedDict, total=False):
+    """An item of a history that need not be in the catalogue: one of the two."""
+
+    attributes: Attributes
+    vectors: Mapping[str, Sequence[float] | str]  # by view, as embed answers them; tell the bundle
+
+
 class ScoredItem(TypedDict):
     """An item and its score; higher is better."""
 
     item_id: str
     score: float
+
+
+class RecommendedItem(ScoredItem):
+    """A recommended item, and why it is, if that was asked for."""
+
+    popularity: Literal["head", "tail", "cold"]
+    explored: NotRequired[bool]  # True where explore gave it its place
     because: NotRequired[str]  # with explain="history"
     attributes: NotRequired[dict[str, float]]  # with explain="attributes"
 
@@ -73,7 +88,8 @@ class Recommendation(TypedDict):
 
     bundle: str
     recommendation_id: str
-    items: list[ScoredItem]
+    strategy: str  # `fallback` where nothing is known of the user
+    items: list[RecommendedItem]
     unknown_history: list[str]
     degraded: list[str]
     took_ms: float
@@ -87,6 +103,26 @@ class Found(TypedDict):
     items: list[ScoredItem]
     degraded: list[str]
     took_ms: float
+
+
+class Lookup(TypedDict):
+    """Items by their ids, in their order, each once."""
+
+    items: list[CatalogueItem]
+    unknown: list[str]
+
+
+class CatalogueMap(TypedDict):
+    """The catalogue on a plane, in columns: what stands at one place of each is of one item."""
+
+    bundle: str
+    view: str
+    total: int
+    ids: list[str]
+    x: list[float]
+    y: list[float]
+    interactions: list[int]
+    values: NotRequired[list[Any]]  # of the attribute that was asked for
 
 
 class FieldError(TypedDict):
@@ -237,31 +273,76 @@ class Client:
 
     def recommend(
         self,
-        history: Sequence[str],
+        history: Sequence[str | InlineItem],
         k: int = 25,
         exclude: Sequence[str] = (),
+        filter: Filter | None = None,  # noqa: A002 - as the field of the request
+        strategy: str | None = None,
+        diversity: float | None = None,
+        explore: float | None = None,
+        seed: int | None = None,
         **more: object,
     ) -> Recommendation:
-        """The k items most likely to follow a history of ids, oldest first.
+        """The k items most likely to follow a history, oldest first.
 
         Args:
+            history: ids, or items by their attributes or vectors; with vectors, also
+                `bundle=` of the answer that they came with. Empty for somebody unknown.
+            filter: only items that match, such as `{"attribute": "genres", "eq": "Comedy"}`.
+            strategy: one of `strategies` of info(); `best` if none is told.
+            diversity: 0 to 1; how much an item loses that is like one before it.
+            explore: 0 to 1; how probably a place is given to an item that few know.
+            seed: of what is explored; the same seed, the same answer.
             more: other fields of the request, such as `explain="history"`.
 
         Raises:
             NotFound: the catalogue has none of the history's items.
         """
-        body = {"history": list(history), "k": k, "exclude": list(exclude), **more}
+        body = {
+            "history": list(history),
+            "k": k,
+            "exclude": list(exclude),
+            "filter": filter,
+            "strategy": strategy,
+            "diversity": diversity,
+            "explore": explore,
+            "seed": seed,
+            **more,
+        }
         return cast(Recommendation, self._ask("POST", "/recommend", body))
 
-    def search(self, view: str, vector: Sequence[float], k: int = 25, **more: object) -> Found:
-        """The k items nearest to a vector of a view, by inner product."""
-        body = {"view": view, "vector": list(vector), "k": k, **more}
+    def search(
+        self,
+        view: str,
+        vector: Sequence[float],
+        k: int = 25,
+        filter: Filter | None = None,  # noqa: A002 - as the field of the request
+        **more: object,
+    ) -> Found:
+        """The k items nearest to a vector of a view, by inner product; filter as of recommend."""
+        body = {"view": view, "vector": list(vector), "k": k, "filter": filter, **more}
         return cast(Found, self._ask("POST", "/search", body))
 
-    def neighbours(self, item_id: str, k: int = 25, view: str | None = None) -> Found:
-        """The k items nearest to an item."""
+    def neighbours(
+        self,
+        item_id: str,
+        k: int = 25,
+        view: str | None = None,
+        filter: Filter | None = None,  # noqa: A002 - as the field of the request
+    ) -> Found:
+        """The k items nearest to an item; filter as of recommend."""
         path = f"{_path(item_id)}/neighbours"
-        return cast(Found, self._ask("GET", path, params={"k": k, "view": view}))
+        told = None if filter is None else json.dumps(filter)
+        return cast(Found, self._ask("GET", path, params={"k": k, "view": view, "filter": told}))
+
+    def map(self, attribute: str | None = None, limit: int | None = None) -> CatalogueMap:
+        """Where the catalogue's items stand on a plane; of more than limit a sample.
+
+        Args:
+            attribute: its values come, too.
+        """
+        params = {"attribute": attribute, "limit": limit}
+        return cast(CatalogueMap, self._ask("GET", "/map", params=params))
 
     # --- the catalogue ------------------------------------------------------------------------
 
@@ -272,6 +353,10 @@ class Client:
             NotFound: there is none.
         """
         return cast(CatalogueItem, self._ask("GET", _path(item_id)))
+
+    def lookup(self, item_ids: Sequence[str]) -> Lookup:
+        """Some items, up to 1000, and the ids that the catalogue lacks."""
+        return cast(Lookup, self._ask("POST", "/items:lookup", {"item_ids": list(item_ids)}))
 
     def put(
         self,
@@ -450,9 +535,19 @@ def main() -> None:
         with Client(arguments.url, arguments.key, patience_s=10) as service:
             info = service.info()
             print(f"{info['name']} has {info['items']} items, read by {info['llm']}")
-            history = arguments.history or [next(service.items())["item_id"]]
-            for item in service.recommend(history, k=10, explain="history")["items"]:
-                title = service.get(item["item_id"])["attributes"].get("title", "")
+            history = arguments.history
+            if not history:
+                first = next(service.items(page=1), None)
+                if first is None:
+                    sys.exit(f"{arguments.url}: the catalogue is empty; put an item into it first")
+                history = [first["item_id"]]
+            items = service.recommend(history, k=10, explain="history")["items"]
+            if not items:
+                sys.exit(f"{arguments.url}: the catalogue has nothing else to recommend")
+            found = service.lookup([item["item_id"] for item in items])["items"]
+            titles = {each["item_id"]: each["attributes"].get("title", "") for each in found}
+            for item in items:
+                title = titles.get(item["item_id"], "")  # it may have gone meanwhile
                 print(f"{item['score']:8.3f}  {item['item_id']}  {title}  <- {item.get('because')}")
     except (Problem, httpx.TransportError) as error:
         sys.exit(f"{arguments.url}: {error}")

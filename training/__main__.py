@@ -172,16 +172,15 @@ def _steps(steps: Sequence[str], run: "Run", words: list[str]) -> None:
 
 def _report(run: "Run") -> None:
     """The run's report; what was measured stands without it, so a failure is but told."""
-    from models.llm import LLMError  # noqa: PLC0415
     from training.run_report import write_report  # noqa: PLC0415
 
     try:
         with run.lock():
             log.info("report: %s", write_report(run))
-    except (JobError, LLMError, OSError) as error:
+    except Exception as error:  # the steps' results are written, whatever it is
         log.warning(
-            "the run's report was not written (%s); `%s report --run %s` writes it",
-            error, PROGRAM, run.folder,
+            "the run's report was not written (%s: %s); `%s report --run %s` writes it",
+            type(error).__name__, error, PROGRAM, run.folder,
         )  # fmt: skip
 
 

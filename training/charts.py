@@ -14,6 +14,8 @@ from typing import NamedTuple
 WIDTH = 460  # of a chart, in units of about a pixel on a phone
 LINE = 15  # height of a line of text
 COLOURS = 8
+LEFT, MOST_LEFT = 108.0, WIDTH / 2  # room for the names of bars, at least and at most
+LETTER, SMALL_LETTER = 7.6, 6.7  # of text, about, and of small text
 # Okabe and Ito's palette, told apart by most who see colours differently; darker or lighter where
 # the page asks for it.
 STYLE = """
@@ -83,7 +85,7 @@ def _legend(names: Sequence[str], top: float, swatch: str = "rect") -> tuple[lis
     """Coloured names, on as many lines as they need; and where they end."""
     parts, x, y = [], 4.0, top
     for number, name in enumerate(names):
-        wide = 32 + 7.6 * len(name)
+        wide = 32 + LETTER * len(name)
         if x + wide > WIDTH and x > 4:
             x, y = 4.0, y + LINE + 4
         colour = "other" if name == "other" else f"s{number % COLOURS}"
@@ -111,9 +113,16 @@ def lines(
 ) -> str:
     """Curves over a common axis.
 
+    Points that are not finite are left out.
+
     Args:
         best: a point of a curve that is marked with a ring; its value stands beside the name.
     """
+    series = {name: [each for each in points if _finite(each)] for name, points in series.items()}
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return _svg(title, alt, 2 * LINE, [_text(4, LINE, "No value is a finite number.")])
+    best = {name: point for name, point in (best or {}).items() if _finite(point)}
     named = [f"{n} (best {best[n][1]:.4f})" if best and n in best else n for n in series]
     parts, top = _legend(named, LINE, "line") if len(series) > 1 else ([], 4.0)
     left, bottom, height = 56.0, 44.0, top + 280
@@ -154,6 +163,14 @@ def lines(
     return _svg(title, alt, height, parts)
 
 
+def _finite(point: tuple[float, float]) -> bool:
+    return all(math.isfinite(each) for each in point)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def bars(
     title: str,
     value_label: str,
@@ -165,12 +182,16 @@ def bars(
     """Bars from left to right, one of each series in every group; whiskers are intervals.
 
     Args:
-        groups: name of each, and a word below it.
+        groups: name of each, and a word below it; what is wider than half the chart is cut.
         series: a bar of each group; None where there is none.
         form: of the value that stands at a bar's end.
     """
     parts, top = _legend(list(series), LINE) if len(series) > 1 else ([], 4.0)
-    left, right, thick, gap = 108.0, 58.0, 15.0, 13.0
+    right, thick, gap = 58.0, 15.0, 13.0
+    longest = max(
+        (max(LETTER * len(n), SMALL_LETTER * len(below)) for n, below in groups), default=0.0
+    )
+    left = min(max(LEFT, longest + 12), MOST_LEFT)
     tall = max(thick * len(series), 2 * LINE) + gap
     most = max(bar.high or bar.value for each in series.values() for bar in each if bar) or 1.0
     marks = ticks(0, most, 4)
@@ -186,9 +207,11 @@ def bars(
     for place, (name, below) in enumerate(groups):
         y = top + 8 + tall * place
         middle = y + (tall - gap) / 2
-        parts.append(_text(left - 8, middle + (0 if below else 4), name, "end"))
+        shortened = _short(name, int((MOST_LEFT - 12) / LETTER))
+        parts.append(_text(left - 8, middle + (0 if below else 4), shortened, "end"))
         if below:
-            parts.append(_text(left - 8, middle + 13, below, "end", "small"))
+            shortened = _short(below, int((MOST_LEFT - 12) / SMALL_LETTER))
+            parts.append(_text(left - 8, middle + 13, shortened, "end", "small"))
         y = middle - thick * len(series) / 2
         for number, each in enumerate(series.values()):
             bar = each[place]

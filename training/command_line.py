@@ -154,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS
+        dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog=PROGRAM
     )
     for name, (told, examples) in COMMANDS.items():
         each = commands.add_parser(
@@ -296,6 +296,10 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
             parser.error("--skip-unusable and --engine go with --items")
     if given.command == "export" and given.output and given.format == "bundle":
         parser.error("--output goes with a --format for other software")
+    if given.command == "encode" and given.items and given.dry_run:
+        parser.error("--dry-run plans a run's own steps, and --items are no part of it")
+    if given.command == "export" and given.format != "bundle" and given.dry_run:
+        parser.error("--dry-run plans a run's own steps, and vectors for other software are none")
 
 
 def completion(shell: str) -> str:

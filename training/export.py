@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from models.bundle_writing import write_bundle
 from models.manifest import FORMAT
 from training import JobError
+from training.config import RunConfig
 from training.encode import read_llm_vectors
 from training.prepare import read_prepared
 from training.rat import projection_spec, read_trained
@@ -22,9 +23,12 @@ def software_version() -> str:
         return "0+unknown"
 
 
-def export(run: Run) -> Step:
-    """Write RUN/bundle, whole or not at all."""
-    config = run.config
+def require_exportable(config: RunConfig) -> None:
+    """Make sure that a service can do for new items what a run does.
+
+    Raises:
+        JobError: it cannot; says by which setting.
+    """
     if config.encode.vectors != "llm":
         raise JobError(
             f'encode.vectors is "{config.encode.vectors}", a control that no service can make for '
@@ -34,6 +38,12 @@ def export(run: Run) -> Step:
         raise JobError("data.cold holds items out, for evaluation; set it to 0 to export")
     if not config.rat.text.frozen:
         raise JobError("rat.text.frozen is false: a new item has no such vector; set it to true")
+
+
+def export(run: Run) -> Step:
+    """Write RUN/bundle, whole or not at all."""
+    config = run.config
+    require_exportable(config)
     step = run.step("export", format=FORMAT)
     folder = run.folder / "bundle"
     if step.done and folder.exists():

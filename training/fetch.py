@@ -189,5 +189,21 @@ def data_folder(path: str, cache: Path) -> Path:
             except zipfile.BadZipFile:
                 raise JobError(f"data.path: {place} is no whole zip file") from None
         return folder
+    raise _no_data(path)
+
+
+def _no_data(path: str) -> JobError:
     known = ", ".join(sorted(DATA))
-    raise JobError(f"data.path: there is no folder or .zip file {path}; pinned names: {known}")
+    return JobError(f"data.path: there is no folder or .zip file {path}; pinned names: {known}")
+
+
+def require_data(path: str) -> None:
+    """Make sure that data_folder may have what a recipe names, fetching nothing.
+
+    Raises:
+        JobError: it is neither a pinned name nor a URL, and no folder or .zip file.
+    """
+    place = Path(path).expanduser()
+    here = place.is_dir() or (place.suffix == ".zip" and place.is_file())
+    if not here and path not in DATA and not urllib.parse.urlsplit(path).scheme:
+        raise _no_data(path)

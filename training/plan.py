@@ -16,6 +16,7 @@ from models.encoder import Encoder
 from models.item import Catalogue
 from models.llm import LLMError, defining_files
 from training import JobError
+from training.export import require_exportable
 from training.fetch import LLMS
 from training.interactions import Split
 from training.machine import GIB, cores, cpu, free_disk, memory
@@ -51,22 +52,26 @@ class Measured(NamedTuple):
     llm_dim: int = 0
     llm_bytes: int = 0
 
+    @property
+    def any(self) -> bool:
+        """Whether something was timed."""
+        return bool(self.items_a_second or self.step_s or self.epoch_s)
+
 
 def plan(run: Run, steps: Sequence[str]) -> str:
     """The plan and the estimate, as text.
 
     Raises:
-        JobError: the source is wrong; says where.
+        JobError: the source is wrong, says where; or a step cannot be done, says why.
     """
+    if "export" in steps:
+        require_exportable(run.config)
     states = {name: _state(run, name, steps) for name in steps}
     left = [name for name, state in states.items() if state != REUSED]
-    blocked = [name for name in left if states[name].startswith("cannot")]
     head = f"Run {run.config.name} in {run.folder}, on {cores()} cores of {cpu()}"
     if not left:
         rows = [f"  {name:9} {state}" for name, state in states.items()]
         return "\n".join([head, *rows, "Everything is finished; nothing would be done."])
-    if blocked:
-        return "\n".join([head, f"  {blocked[0]:9} {states[blocked[0]]}"])
     found = _prepared(run)
     measured = _measure(run, left, found)
     rows = []
@@ -85,24 +90,28 @@ def plan(run: Run, steps: Sequence[str]) -> str:
             "  data      not on this disk yet, so times, memory and disk are not known; after "
             "`prepare` they are"
         )
-    note = (
-        "Times are from a measurement of some seconds on this machine, just now: they hold if it "
-        "stays as busy. A step that finds its result in the cache takes none. Nothing was changed."
-    )
-    return "\n".join([head, *rows, note])
+    return "\n".join([head, *rows, f"{TIMED if measured.any else ''}Nothing was changed."])
 
 
 REUSED = "finished, would be reused"
+TIMED = (
+    "Times are from a measurement of some seconds on this machine, just now: they hold if it "
+    "stays as busy. A step that finds its result in the cache takes none. "
+)
 
 
 def _state(run: Run, name: str, steps: Sequence[str]) -> str:
-    """What would become of a step."""
+    """What would become of a step.
+
+    Raises:
+        JobError: it cannot be done before another is.
+    """
     previous = BEFORE[name]
     try:
         if previous and previous not in steps:
             run.finished(previous)
-    except JobError:
-        return f"cannot be done before {previous} is"
+    except JobError as error:
+        raise JobError(f"{name} cannot be done before {previous} is: {error}") from None
     try:
         run.finished(name)
     except JobError:

@@ -14,7 +14,7 @@ from models.item import Catalogue, InvalidItem, read_items, write_items
 from models.llm import sha256_of
 from training import JobError
 from training.cold import ColdItems
-from training.fetch import DATA, data_folder
+from training.fetch import DATA, data_folder, require_data
 from training.interactions import Interactions, Split, by_time, leave_one_out
 from training.recipe import Run, Step, digest
 from training.sources import Events, tabular
@@ -118,11 +118,12 @@ def preview(run: Run) -> tuple[Catalogue, Split] | None:
     """What prepare would make, without writing anything; None where the data is not on this disk.
 
     Raises:
-        JobError: the source is wrong; says where.
+        JobError: the source is wrong, says where; or there is none of that name.
     """
     path = run.config.data.path
     folder = run.cache / "data" / path if path in DATA else Path(path).expanduser()
     if not folder.is_dir():
+        require_data(path)
         return None
     read = _read(run, folder)
     return read.catalogue, read.split

@@ -81,7 +81,7 @@ pre { background: var(--box); padding: .7rem;
 def as_html(facts: Facts) -> str:
     """The page: needs no other file and no network, and runs no script."""
     sections = [
-        ("result", "Does it recommend better?", _quality(facts["quality"])),
+        ("result", "Does it recommend better?", _quality(facts["quality"], facts["config"])),
         ("cold", "Items nobody has used yet", _cold(facts["cold"]) + _time(facts["time"])),
         (
             "ablation",
@@ -119,9 +119,11 @@ def _first(facts: Facts) -> str:
     data, config = facts["data"], facts["config"]
     told = ""
     if "missing" not in data:
+        words = config["encode"]["vectors"] == "tf-idf"
+        reader = "counted words (TF-IDF), no LLM" if words else config["llm"]["path"]
         told = (
             f"{data['items']:,} items and {data['interactions']:,} interactions of "
-            f"{data['users']:,} users, read by <b>{escape(config['llm']['path'])}</b>. "
+            f"{data['users']:,} users, read by <b>{escape(reader)}</b>. "
         )
     return f'<p class="soft">{told}Written {escape(facts["written"])}.</p>\n'
 
@@ -185,15 +187,21 @@ def _targets(count: int) -> str:
 # --- sections --------------------------------------------------------------------------------
 
 
-def _quality(facts: Facts) -> str:
+def _quality(facts: Facts, config: Facts) -> str:
     if "missing" in facts:
         return _missing(facts, "Measurements")
     k, full = facts["k"], facts["full"]
     metrics = {"hr": f"HR@{k}", "ndcg": f"NDCG@{k}"}
     asked = facts["targets"]["overall"]
     difference = full["difference"]
+    hidden = f"Each of {asked:,} users' last item was hidden."
+    if config["data"]["split"] == "time":
+        hidden = (
+            f"All that came after one moment was hidden, and for {asked:,} users who are known "
+            "from before it, the first item of theirs after it is asked for."
+        )
     text = (
-        f"<p>Each of {asked:,} users' last item was hidden. The model ranks the whole catalogue "
+        f"<p>{hidden} The model ranks the whole catalogue "
         f"for that user, without what the user has used before. <b>HR@{k}</b> is the share of "
         f"users whose hidden item is among the first {k}; <b>NDCG@{k}</b> also counts how far up "
         f"it stands (1 is best). <b>Ours</b> is what the bundle serves; <b>id-only</b> is the same "

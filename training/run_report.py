@@ -108,14 +108,20 @@ def collect(run: Run) -> dict[str, Any]:
 
 
 def _lines(path: Path, place: str) -> list[dict[str, Any]]:
-    """A metrics.jsonl; of steps that were taken again after a kill, the last time counts."""
+    """A metrics.jsonl; of steps that were taken again after a kill, the last time counts.
+
+    Raises:
+        JobError: a line does not say which step or epoch it is of.
+    """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             facts = json.loads(line)
         except json.JSONDecodeError:
             continue  # a crash cut it
+        if not isinstance(facts, dict) or place not in facts:
+            raise JobError(f"{path} is damaged: line {number} has no {place}; take it out")
         found[facts[place], *sorted(facts)] = facts
     return sorted(found.values(), key=lambda facts: facts[place])
 

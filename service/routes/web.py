@@ -46,9 +46,15 @@ def _answer(name: str, request: Request) -> Response:
         raise HTTPException(404)
     content, kind, etag = FILES[name]
     headers = {**HEADERS, "etag": etag, "cache-control": CACHING}
-    if request.headers.get("if-none-match") == etag:
+    if _holds(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return Response(content, media_type=kind, headers=headers)
+
+
+def _holds(told: list[str], etag: str) -> bool:
+    """Whether If-None-Match names a tag: *, or a list, in which a proxy may have weakened it."""
+    tags = {each.strip().removeprefix("W/") for each in ",".join(told).split(",")}
+    return bool(tags & {"*", etag})
 
 
 @router.get("/")

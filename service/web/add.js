@@ -56,7 +56,13 @@ function form(info, sample, body) {
   element.addEventListener("submit", async (event) => {
     event.preventDefault();
     wrong.textContent = "";
-    const given = Object.fromEntries(fields.map((each) => each.read()).filter(([name, value]) => name && value !== null && value !== "" && !(Array.isArray(value) && !value.length)));
+    const said = fields.map((each) => each.read()).filter(([name, value]) => name && value !== null && value !== "" && !(Array.isArray(value) && !value.length));
+    const given = Object.fromEntries(said);
+    const unclear = mistake(said);
+    if (unclear) {
+      wrong.textContent = unclear;
+      return;
+    }
     if (!Object.keys(given).length) {
       wrong.textContent = "Say something about the item: at least one attribute.";
       element.querySelector("input").focus();
@@ -79,6 +85,15 @@ function form(info, sample, body) {
     }
   });
   return element;
+}
+
+/** What is wrong with [name, value] pairs, as a sentence; null if nothing is. */
+function mistake(said) {
+  const names = said.map(([name]) => name);
+  const twice = names.find((name, at) => names.indexOf(name) < at);
+  if (twice !== undefined) return `“${twice}” is there twice; say it in one place.`;
+  const [name] = said.find(([, value]) => [value].flat().some((each) => typeof each === "number" && !Number.isFinite(each))) ?? [];
+  return name === undefined ? null : `“${name}” is a list of numbers; put only numbers there, with commas between.`;
 }
 
 function made(attributes) {

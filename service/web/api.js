@@ -1,6 +1,7 @@
 // All that this page asks of the service. Keys, errors, and whether it answers at all.
 
 const KEY = "llmemb.key";
+const VISIBLE = /^[\x21-\x7e]+$/; // what a key is made of; a header takes no other text
 
 /** Of this page: `down` (nothing answers), `unready` (503, with its phase), `up`. */
 export const connection = new EventTarget();
@@ -53,7 +54,12 @@ function askForKey(tried, why) {
     };
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      storage.set(input.value.trim());
+      const key = input.value.trim();
+      if (!VISIBLE.test(key)) {
+        wrong.textContent = "A key has only letters, digits and signs of ASCII, without spaces. Copy it once more.";
+        return;
+      }
+      storage.set(key);
       end(resolve);
     }, { signal: done.signal });
     const cancel = () => end(reject, new Problem(401, "This needs a key. Press “Key” at the top to enter one."));

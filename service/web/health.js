@@ -137,7 +137,11 @@ function qualityCard({ metrics, template }) {
   const ids = full["id-only"];
   const users = metrics.targets?.overall;
   const hit = (model, bucket) => model?.[bucket]?.hr?.mean;
-  const said = `Of ${users ? plural(users, "user") : "the users"} the latest ${template.noun} was kept aside. ` +
+  const whom = users ? plural(users, "user") : "the users";
+  const kept = metrics.protocol?.startsWith("split by time")
+    ? `All that came after one moment was kept aside; asked for is the first ${template.noun} after it, of ${whom} known from before. `
+    : `Of ${whom} the latest ${template.noun} was kept aside. `;
+  const said = kept +
     `Among the whole catalogue, it was within the first ${metrics.k} for ${percent(hit(ours, "overall"), 1)} of them` +
     (ids ? `; a model of ids alone reaches ${percent(hit(ids, "overall"), 1)}.` : ".") +
     (ids && hit(ours, "tail") !== undefined ? ` Where it was from the tail: ${percent(hit(ours, "tail"), 1)}, and ${percent(hit(ids, "tail"), 1)} by ids alone.` : "");

@@ -279,7 +279,10 @@ function draw(frame, info, { ids, x, y, interactions, total }) {
     if (name !== POPULARITY && values?.name !== name) {
       colour.disabled = true;
       try {
-        values = { name, of: (await ask("GET", "map", { query: { attribute: name } })).values };
+        const told = await ask("GET", "map", { query: { attribute: name } });
+        // The catalogue may have changed since the points came, and with it who stands where.
+        const by = new Map(told.ids.map((id, at) => [id, told.values[at]]));
+        values = { name, of: ids.map((id) => by.get(id) ?? null) };
       } catch (problem) {
         colour.value = POPULARITY;
         announce(problem.message);

@@ -148,15 +148,21 @@ export async function start(root) {
   }
 
   async function failed(problem, signal) {
-    if (problem.status === 404) return takeOut(await learn(history.ids, { signal, fresh: true }));
+    if (problem.status === 404) {
+      const gone = await learn(history.ids, { signal, fresh: true });
+      if (gone.length) return takeOut(gone);
+      if (nameless) showHistory();
+      // They came back meanwhile; what the service said stands below, and nobody waits.
+    }
     if (problem.status === 429) return wait(problem.retryAfter ?? 2);
     if (problem.passing) {
       status.textContent = "Waiting for the service. Nothing of your history is lost.";
       return;
     }
     status.textContent = "";
+    status.classList.remove("busy");
     results.replaceChildren(el("p", { class: "wrong", role: "alert", text: problem.message }),
-      problem.errors.length ? el("ul", {}, problem.errors.map((each) => el("li", { text: `${each.field}: ${each.message}` }))) : null);
+      ...(problem.errors.length ? [el("ul", {}, problem.errors.map((each) => el("li", { text: `${each.field}: ${each.message}` })))] : []));
   }
 
   /** Count down to the next try. */

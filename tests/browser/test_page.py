@@ -250,6 +250,39 @@ def test_an_id_that_is_taken_is_refused_and_nothing_is_overwritten(
     assert service.get("/items/3").json() == before
 
 
+def test_what_is_no_number_or_said_twice_is_refused_in_the_form(
+    visit: Visit, service: Client
+) -> None:
+    service.put("/items/rated", json={"attributes": {"title": "Rated", "marks": [1, 2]}})
+    try:
+        page = visit.open("add")
+        page.get_by_label("title", exact=True).fill("Unclear")
+        page.get_by_label("Id", exact=True).fill("unclear")
+        page.get_by_label("marks", exact=True).fill("3, four")
+        page.get_by_role("button", name="Add it").click()
+        page.get_by_text("“marks” is a list of numbers").wait_for()
+
+        page.get_by_label("marks", exact=True).fill("3, 4.5")
+        page.get_by_role("button", name="Another attribute").click()
+        page.get_by_label("Attribute", exact=True).fill("title")
+        page.get_by_label("Value", exact=True).fill("Something else")
+        page.get_by_role("button", name="Add it").click()
+        page.get_by_text("“title” is there twice").wait_for()
+        assert service.get("/items/unclear").status_code == 404
+
+        page.get_by_label("Attribute", exact=True).fill("country")
+        page.get_by_role("button", name="Add it").click()
+        page.locator("#added .neighbours").wait_for()
+        assert service.get("/items/unclear").json()["attributes"] == {
+            "title": "Unclear",
+            "marks": [3, 4.5],
+            "country": "Something else",
+        }
+    finally:
+        service.delete("/items/unclear")
+        service.delete("/items/rated")
+
+
 def test_an_empty_form_says_what_it_needs(visit: Visit) -> None:
     page = visit.open("add")
 
@@ -362,6 +395,42 @@ def test_the_map_is_coloured_by_an_attribute_and_says_so(visit: Visit) -> None:
     assert pixels(page) != before
 
 
+def test_points_keep_their_colours_when_the_catalogue_changes_behind_the_map(
+    own_service: Callable[..., Client], visiting: Open
+) -> None:
+    client = own_service()
+    page = visiting(client.port).open("map")
+    page.get_by_text("Choose an item").wait_for()
+    ids = client.get("/map").json()["ids"]
+    assert ids.index("9") < ids.index("7")
+    client.delete("/items/9")  # a point that stays until the map is drawn again
+
+    page.get_by_label("Colour by").select_option("genres")
+    legend = page.get_by_role("list", name="Legend").get_by_role("button")
+    wait_for(page, lambda: sorted(texts(legend))[0].startswith("Action"))
+    assert [" ".join(each.split()) for each in sorted(texts(legend))] == [
+        *("Action 3", "Comedy 2", "Drama 3", "Horror 3"),
+        "others 1",
+    ]
+
+    page.get_by_role("combobox", name="Find an item on the map").fill("film 7")
+    page.get_by_role("listbox").get_by_role("option").first.click()
+    page.locator("#map-item").get_by_text("Horror, Comedy").wait_for()
+    pixels(page)
+    in_the_middle, in_the_legend = page.evaluate(
+        """() => {
+          const canvas = document.querySelector("canvas");
+          const at = [Math.round(canvas.width / 2), Math.round(canvas.height / 2)];
+          const [r, g, b] = canvas.getContext("2d").getImageData(...at, 1, 1).data;
+          const key = [...document.querySelectorAll(".legend .key")]
+            .find((each) => each.textContent.startsWith("Horror"));
+          const { backgroundColor } = getComputedStyle(key.querySelector(".swatch"));
+          return [`rgb(${r}, ${g}, ${b})`, backgroundColor];
+        }"""
+    )
+    assert in_the_middle == in_the_legend
+
+
 def test_an_item_is_found_on_the_map_by_its_name(visit: Visit) -> None:
     page = visit.open("map")
     page.get_by_role("combobox", name="Find an item on the map").fill("film 7")
@@ -395,6 +464,28 @@ def test_health_tells_what_is_served_and_how_it_fares(visit: Visit, service: Cli
     assert "Redis" not in told
 
 
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [
+        ("leave-one-out; full: …", "Of 9 users the latest film was kept aside."),
+        ("split by time: the latest tenth …", "All that came after one moment was kept aside"),
+    ],
+)
+def test_health_says_how_the_run_was_split(visit: Visit, protocol: str, told: str) -> None:
+    figures = {"overall": {"hr": {"mean": 0.5, "low": 0.4, "high": 0.6}}}
+    metrics = {"k": 10, "protocol": protocol, "targets": {"overall": 9}, "full": {"ours": figures}}
+    visit.page.route(
+        "**/info",
+        lambda route: route.fulfill(json={**route.fetch().json(), "metrics": metrics}),
+    )
+
+    lead = visit.open("health").locator("#panel-health .lead")
+
+    lead.wait_for()
+    assert told in lead.inner_text()
+    assert ("latest film" in lead.inner_text()) == protocol.startswith("leave-one-out")
+
+
 # --- keys ------------------------------------------------------------------------------------
 
 
@@ -417,6 +508,11 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_its_scope_is_told(
     dialog.wait_for()
     assert page.evaluate("document.activeElement.id") == "key-input"
 
+    for unsendable in ("schlüssel-€", "two words"):
+        page.get_by_label("API key").fill(unsendable)
+        page.get_by_role("button", name="Use this key").click()
+        dialog.get_by_text("letters, digits and signs of ASCII").wait_for()
+        assert page.evaluate("sessionStorage.getItem('llmemb.key')") is None
     page.get_by_label("API key").fill("wrong-key")
     page.get_by_role("button", name="Use this key").click()
     dialog.get_by_text("That key is not known here").wait_for()
@@ -530,6 +626,24 @@ def test_a_history_of_which_nothing_is_left_begins_anew(visit: Visit, service: C
 
     page.locator("#notices").get_by_text("no longer in the catalogue").wait_for()
     page.get_by_text("Nothing in the history yet").wait_for()
+
+
+def test_a_history_that_is_unknown_and_then_known_again_is_no_notice_and_no_waiting(
+    visit: Visit,
+) -> None:
+    visit.expect("404")
+    detail = "the catalogue has none of the history's items"
+    visit.page.route(
+        "**/recommend", lambda route: route.fulfill(status=404, json={"detail": detail})
+    )
+
+    page = visit.open(history=["2"])
+
+    page.locator("#results").get_by_text(detail).wait_for()
+    assert page.locator("#results").inner_text() == detail
+    assert page.locator("#notices").inner_text() == ""
+    assert page.locator("#results").get_attribute("aria-busy") is None
+    expect_history(page, "Film number 2")
 
 
 # --- for everybody ---------------------------------------------------------------------------

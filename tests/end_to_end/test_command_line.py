@@ -32,6 +32,7 @@ def test_the_help_of_every_command_teaches_by_examples_that_parse(
     assert examples or command == "completion"
     for example in examples:
         assert parse(shlex.split(example)[3:]).command == command
+    assert told.startswith(f"usage: python -m training {command} [-h]")
     assert "exit codes:" in told
     assert all(f"\n  {code} " in told for code in (0, 1, 2, 130))
 
@@ -58,6 +59,11 @@ def test_help_names_every_command_and_starts_without_torch() -> None:
         (["evaluate", "--config", "x", "--cold", "--time"], "ask for one after the other"),
         (["encode", "--config", "x", "--items", "y"], "--items and --output FOLDER go together"),
         (["export", "--config", "x", "--output", "y"], "--output goes with a --format"),
+        (["export", "--config", "x", "--format", "npy", "--dry-run"], "--dry-run plans a run's"),
+        (
+            ["encode", "--config", "x", "--items", "y", "--output", "z", "--dry-run"],
+            "--dry-run plans a run's own steps, and --items are no part of it",
+        ),
         ([], "COMMAND"),
     ],
 )
@@ -160,6 +166,7 @@ def test_a_dry_run_prints_plan_and_estimate_and_writes_nothing(
     assert re.search(r"memory +about [\d.]+ GiB .* are free", told)
     assert re.search(r"disk +about [\d.]+ GiB more", told)
     assert "60 items, 120 users" in told
+    assert "measurement of some seconds" in told
 
 
 def test_a_dry_run_of_what_is_finished_measures_nothing(
@@ -173,7 +180,42 @@ def test_a_dry_run_of_what_is_finished_measures_nothing(
     assert "nothing would be done" in told.out
     assert "measuring" not in told.err
 
-    assert main(["evaluate", "--config", config, "--set", "rat.seed=9", "--dry-run"]) == 0
-    assert "cannot be done before rat is" in capsys.readouterr().out
     assert main(["rat", "--config", config, "--set", "rat.seed=9", "--dry-run"]) == 0
     assert "changed, would start over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "told"),
+    [
+        ("evaluate", "rat.seed=9", "evaluate cannot be done before rat is: "),
+        ("export", "rat.seed=9", "export cannot be done before evaluate is: "),
+        ("run", "encode.vectors=tf-idf", 'encode.vectors is "tf-idf"'),
+        ("export", "data.cold=0.1", "data.cold holds items out"),
+        ("run", "data.path=no/such", "data.path: there is no folder or .zip file no/such"),
+    ],
+)
+def test_a_dry_run_of_what_cannot_be_done_says_why_in_one_line_and_exits_with_1(
+    trained: Path, command: str, change: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(trained.parent / "run.toml")
+
+    assert main([command, "--config", config, "--set", change, "--dry-run"]) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {told}")
+
+
+def test_a_dry_run_tells_of_a_measurement_only_where_there_was_one(
+    tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    command = ["prepare", "--config", str(config), "--dry-run"]
+
+    assert main(command) == 0
+    assert "measurement of some seconds" not in capsys.readouterr().out
+    assert main([*command, "--set", "data.source=movielens", "--source", "ml-100k"]) == 0
+    told = capsys.readouterr().out
+
+    assert "not on this disk yet" in told
+    assert "measurement of some seconds" not in told
+    assert told.endswith("Nothing was changed.\n")

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.end_to_end.conftest import write_config, write_data
 from training.__main__ import main
+from training.report_page import as_html
 
 VOID = {"meta", "br", "path", "rect", "circle"}
 
@@ -219,6 +220,52 @@ def test_a_comparison_of_the_same_data_is_shown_beside_it(run: Path) -> None:
     shutil.rmtree(folder)
     assert "NDCG@10 of the variants in compare-small" in [each["title"] for each in page.charts]
     assert "0.1000 ± 0.0020 (-0.0234, p 0.012)" in page.text
+
+
+def test_it_says_how_the_run_was_split_and_what_read_the_items(facts: dict[str, Any]) -> None:
+    config = facts["config"]
+    by_time = {**config, "data": {**config["data"], "split": "time"}}
+    counted = {**config, "encode": {**config["encode"], "vectors": "tf-idf"}}
+
+    assert "users' last item was hidden" in as_html(facts)
+    assert config["llm"]["path"] in as_html(facts).split("<nav>")[0]
+    told = as_html({**facts, "config": by_time})
+    assert "All that came after one moment was hidden" in told
+    assert "last item was hidden" not in told
+    head = as_html({**facts, "config": counted}).split("<nav>")[0]
+    assert "read by <b>counted words (TF-IDF), no LLM</b>" in head
+    assert config["llm"]["path"] not in head
+
+
+@pytest.mark.parametrize(
+    ("line", "logged", "shown"),
+    [
+        ('{"epoch": 1, "loss": NaN, "validation_ndcg10": NaN}', "report: ", "RAT"),
+        ('{"loss": 1.0}', "report: ", "metrics.jsonl is damaged: line "),
+        ('{"epoch": 1}', "the run's report was not written (KeyError: ", ""),
+    ],
+)
+def test_a_damaged_curve_never_fails_a_command_whose_work_is_done(
+    trained: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    line: str,
+    logged: str,
+    shown: str,
+) -> None:
+    caplog.set_level("INFO")
+    shutil.copytree(trained, tmp_path / "run")
+    page = tmp_path / "run" / "report.html"
+    page.unlink()
+    with (tmp_path / "run" / "rat" / "text" / "metrics.jsonl").open("a") as metrics:
+        metrics.write(line + "\n")
+    config = str(trained.parent / "run.toml")
+
+    assert main(["export", "--config", config, "--set", f"folder={tmp_path / 'run'}"]) == 0
+
+    assert logged in caplog.messages[-1]
+    assert shown in (page.read_text() if page.exists() else "")
+    assert page.exists() == bool(shown)
 
 
 def test_tensorboard_has_the_same_curves(run: Path, facts: dict[str, Any]) -> None:

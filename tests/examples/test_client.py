@@ -81,6 +81,49 @@ def test_recommendations_come_best_first_with_what_more_was_asked_for(service: C
         service.recommend(["unknown"])
 
 
+def test_a_history_may_hold_items_by_their_words_and_vectors_and_answers_may_be_filtered(
+    service: Client,
+) -> None:
+    film: NewItem = {"item_id": "new", "attributes": {"title": "Film number 2"}}
+    (embedded,) = service.embed([film])
+    comedies = {"attribute": "genres", "eq": "Comedy"}  # 1, 5 and 9, and 4, 6 and 7
+
+    answer = service.recommend(
+        ["1", {"attributes": film["attributes"]}, {"vectors": embedded["vectors"]}],
+        filter=comedies,
+        strategy="best",
+        diversity=0.5,
+        explore=1.0,
+        seed=3,
+        bundle=service.info()["bundle"],
+    )
+
+    assert answer["strategy"] == "best"
+    assert {item["item_id"] for item in answer["items"]} == {"4", "5", "6", "7", "9"}
+    assert {item["popularity"] for item in answer["items"]} <= {"head", "tail", "cold"}
+    assert service.recommend(["1"], strategy="popular")["strategy"] == "popular"
+    vector = embedded["vectors"]["text"]
+    for found in (
+        service.search("text", vector, filter=comedies),
+        service.neighbours("1", view="text", filter=comedies),
+    ):
+        ids = {item["item_id"] for item in found["items"]}
+        assert ids - {"1"} == {"4", "5", "6", "7", "9"}
+
+
+def test_items_are_looked_up_together_and_drawn(service: Client) -> None:
+    found = service.lookup(["3", "none", "1", "3"])
+    drawn = service.map("title")
+    some = service.map(limit=4)
+
+    assert [item["item_id"] for item in found["items"]] == ["3", "1"]
+    assert found["unknown"] == ["none"]
+    titles = dict(zip(drawn["ids"], drawn["values"], strict=True))
+    assert titles["3"] == found["items"][0]["attributes"]["title"]
+    assert (some["total"], len(some["ids"]), len(some["x"])) == (12, 4, 4)
+    assert "values" not in some
+
+
 def test_a_vector_of_embed_finds_its_item_by_search(service: Client) -> None:
     film: NewItem = {"item_id": "new", "attributes": {"title": "A film"}}
     (embedded,) = service.embed([film], view="text", index=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.service.running import ROOT, Client
+from tests.service.running import ROOT, Client, in_this_process
 
 
 def run(
@@ -53,6 +53,20 @@ def test_the_client_recommends_for_a_history(shared: Client) -> None:
     assert first.startswith("tiny has 12 items")
     assert len(items) == 10
     assert all(line.split("<-")[1].strip() in {"1", "2"} for line in items)
+
+
+def test_the_client_says_of_an_empty_catalogue_that_it_is_empty(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    with in_this_process(tiny_bundle, tmp_path / "catalogue") as client:
+        for number in range(12):
+            assert client.delete(f"/items/{number}").status_code == 204
+
+        done = run("client.py", url(client))
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("the catalogue is empty; put an item into it first")
 
 
 def test_a_mistake_is_one_sentence(shared: Client) -> None:

@@ -69,6 +69,17 @@ def test_a_file_has_its_type_and_is_sent_once(shared: Client, name: str, kind: s
     assert (again.status_code, again.content) == (304, b"")
 
 
+@pytest.mark.parametrize("told", ["{}", "W/{}", '"other", W/{}', '"other","more" , {}', "*"])
+def test_a_tag_that_a_proxy_weakened_or_listed_is_known(shared: Client, told: str) -> None:
+    tag = shared.get("/").headers["etag"]
+
+    again = shared.get("/", headers={"if-none-match": told.format(tag)})
+    other = shared.get("/", headers={"if-none-match": 'W/"other", "more"'})
+
+    assert (again.status_code, again.content) == (304, b"")
+    assert other.status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/web/", "/web/nope.js", "/web/..%2Fapp.py", "/web/a/b"])
 def test_no_other_file_is_served(shared: Client, path: str) -> None:
     answer = shared.get(

@@ -44,3 +44,30 @@ def test_what_comes_from_the_data_cannot_leave_its_place() -> None:
 
     assert "<script>" not in chart
     ET.fromstring(chart)
+
+
+def test_the_name_of_a_bar_has_the_room_it_needs_and_is_cut_with_a_sign_where_there_is_none() -> (
+    None
+):
+    names = ["all", "longer-than-fifteen: id-only", "x" * 200]
+    chart = ET.fromstring(bars("t", "v", [(n, "") for n in names], {"s": [Bar(0.2)] * 3}, "d"))
+
+    shown = [each for each in chart if each.get("text-anchor") == "end"]
+    assert [each.text for each in shown[:2]] == names[:2]
+    assert (shown[2].text or "").endswith("x…")
+    for each in shown:
+        assert float(each.get("x", 0)) >= 7.2 * len(each.text or "")  # right-aligned, from 0 on
+    assert all(float(each.get("width", 0)) > 100 for each in chart.iter("rect"))
+
+
+def test_what_is_no_finite_number_is_left_out_of_a_curve() -> None:
+    nan, inf = float("nan"), float("inf")
+    whole = lines("t", "x", "y", {"a": [(1, 3.0), (3, 1.0)]}, "d", {"a": (3, 1.0)})
+
+    assert whole == lines(
+        "t", "x", "y", {"a": [(1, 3.0), (2, nan), (3, 1.0), (4, inf)]}, "d", {"a": (3, 1.0)}
+    )
+    assert "nan" not in lines(
+        "t", "x", "y", {"a": [(1, 3.0)], "b": [(1, nan)]}, "d", {"b": (1, nan)}
+    )
+    assert "No value is a finite number." in lines("t", "x", "y", {"a": [(1, nan)]}, "d")
