@@ -51,6 +51,7 @@ def _answer(name: str, request: Request) -> Response:
     return Response(content, media_type=kind, headers=headers)
 
 
+@router.head("/")
 @router.get("/")
 async def page(request: Request) -> Response:
     """The page."""
