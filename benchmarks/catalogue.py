@@ -52,6 +52,7 @@ def fill(folder: Path, bundle: Bundle, vectors: Floats) -> float:
     for first in range(0, len(vectors), CHUNK):
         some = vectors[first : first + CHUNK]
         store.put([entry(f"item-{first + n}", vector) for n, vector in enumerate(some)])
+        store.hold_back(60)
         if first % (400 * CHUNK) == 0:
             print(f"{first:>9} items after {time.perf_counter() - started:.0f} s", flush=True)
     took = time.perf_counter() - started

@@ -5,6 +5,7 @@ has been told of all. An item whose latest change (its `version`) is behind it h
 vectors, unless the bundle can make none of it. What the active bundle has is always of now.
 """
 
+import secrets
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 AT_ONCE = 1000  # rows whose vectors are dropped in one transaction; others write in between
 PREVIOUS = "previous_bundle"
-ONE = "SELECT bundle, encoder, hash, encoder_hash, position FROM bundles WHERE hash = ?"
+ONE = "SELECT bundle, encoder, hash, encoder_hash, position, making FROM bundles WHERE hash = ?"
 
 
 class Known(NamedTuple):
@@ -22,6 +23,8 @@ class Known(NamedTuple):
         number: under which its vectors stand.
         encoder: under which LLM vectors of its encoder stand; bundles of one encoder share them.
         position: see above.
+        making: a random name of this time that its vectors are made; a bundle that comes again
+            after its vectors were dropped may be given others.
     """
 
     number: int
@@ -29,6 +32,7 @@ class Known(NamedTuple):
     bundle_hash: str
     encoder_hash: str
     position: int
+    making: str
 
 
 class Stale(NamedTuple):
@@ -90,10 +94,11 @@ def add(database: sqlite3.Connection, bundle_hash: str, encoder_hash: str) -> Kn
     shared = database.execute(
         "SELECT encoder FROM bundles WHERE encoder_hash = ?", [encoder_hash]
     ).fetchone()
-    known = Known(number, shared[0] if shared else number, bundle_hash, encoder_hash, 0)
+    encoder = shared[0] if shared else number
+    known = Known(number, encoder, bundle_hash, encoder_hash, 0, secrets.token_hex(8))
     database.execute(
-        "INSERT INTO bundles (bundle, encoder, hash, encoder_hash, position) "
-        "VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO bundles (bundle, encoder, hash, encoder_hash, position, making) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
         known,
     )
     return known

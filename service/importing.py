@@ -20,6 +20,7 @@ CHUNK_BYTES = 2**20
 # waits for it is bounded (LLMEMB_MAX_QUEUE_TOKENS).
 ASKED_BYTES = 4096
 ASKED_ITEMS = 64
+HELD_BACK_S = 5.0  # after a chunk, at most, while the index is far behind
 LONGEST_WAIT_S = 5.0  # for a place in the LLM's queue, before it is asked for again
 
 
@@ -130,6 +131,7 @@ class Importing:
         if line > self._durable:
             progress = (self._import_id, line)
             await self._on_disk(lambda: self._into.store.put(entries, progress=progress))
+            await asyncio.to_thread(self._into.store.hold_back, HELD_BACK_S)
             self._durable = line
         if broken:
             error = str(broken.error)

@@ -479,12 +479,16 @@ class Snapshot:
         old, new = kept[kept < start], kept[kept >= start] - start
         ids = [self.item_id(place) for place in kept.tolist()]
         tables, present = self.gather(kept)
-        quantised = any(vectors.quantised for vectors in self.main.vectors.values())
         block = Main(
             ids,
             ({each: place for place, each in enumerate(ids)},),
             {
-                view: vectors_of(tables.pop(view), present[view], quantised=quantised)
+                view: vectors_of(
+                    tables.pop(view),
+                    present[view],
+                    quantised=self.main.vectors[view].quantised,
+                    ranges=self.main.vectors[view].ranges,
+                )
                 for view in list(tables)
             },
             present,

@@ -60,7 +60,10 @@ def take(folder: Path) -> IO[bytes]:
 
 def damaged(path: Path, fact: str) -> CatalogueError:
     """The error for a file that says what it cannot have been given."""
-    return CatalogueError(f"{path} is damaged ({fact}); put a backup in its place or {ELSEWHERE}")
+    return CatalogueError(
+        f"{path} is damaged ({fact}); restore a backup to a new folder by `python -m service "
+        f"restore`, or {ELSEWHERE}"
+    )
 
 
 def prepare(database: sqlite3.Connection, path: Path, bundle: "Bundle") -> None:
@@ -130,10 +133,7 @@ def read_snapshot(
             tables, present = _read_tables(database, path, stored.some(new), of.widths)
             columns = _read_columns(database, path, generation.number, of.filterable)
             return _with_new(snapshot, stored, new, tables, present, columns), generation.number
-        log.warning(
-            "generation %d of the index lacks items that the catalogue has, and is not used",
-            generation.number,
-        )
+        log.warning("the index on disk lacks items that the catalogue has, and is not used")
     if len(stored.ids) >= KEEP_FROM:
         log.info("making the index of %d items anew", len(stored.ids))
     tables, present = _read_tables(database, path, stored, of.widths)
@@ -186,7 +186,8 @@ def _over(
         if len(stored.versions)
         else np.zeros(len(at), bool)
     )
-    if int(live.sum()) != int((stored.versions <= generation.number).sum()):
+    once = bool((np.diff(stored.versions) > 0).all())
+    if not once or int(live.sum()) != int((stored.versions <= generation.number).sum()):
         return None
     ids = [stored.ids[each] if alive else "" for each, alive in zip(at, live, strict=True)]
     places = {ids[place]: place for place in np.flatnonzero(live).tolist()}

@@ -49,6 +49,7 @@ class Outcome(NamedTuple):
     Attributes:
         version: of the item now; None where there is none.
         refused: why nothing was done, where a condition did not hold.
+        kept: whether it changed, and its attributes and vectors did not.
     """
 
     created: bool
@@ -56,6 +57,7 @@ class Outcome(NamedTuple):
     version: int | None
     hidden: bool
     refused: str | None = None
+    kept: bool = False
 
 
 class _Row(NamedTuple):
@@ -108,7 +110,7 @@ class Writing:
             self._hide(found.row, hidden)
         else:
             self._update(found, entry, hidden)
-        return Outcome(False, True, self.changes, hidden)
+        return Outcome(False, True, self.changes, hidden, kept=same)
 
     def hide(self, item_id: str, hidden: bool, condition: Condition) -> Outcome:
         """Have an item hidden, or not; `version` is None where there is none."""

@@ -47,7 +47,8 @@ CREATE TABLE bundles (
     hash TEXT NOT NULL UNIQUE,
     encoder INTEGER NOT NULL,
     encoder_hash TEXT NOT NULL,
-    position INTEGER NOT NULL
+    position INTEGER NOT NULL,
+    making TEXT NOT NULL
 );
 CREATE TABLE item_vectors (
     bundle INTEGER NOT NULL REFERENCES bundles (bundle),
@@ -202,9 +203,9 @@ def _from_2_to_3(database: sqlite3.Connection, bundle_hash: str, encoder_hash: s
     database.execute("ALTER TABLE vectors RENAME TO vectors_of_one")
     _run(database, BESIDE)
     database.execute(
-        "INSERT INTO bundles (bundle, hash, encoder, encoder_hash, position) "
-        "SELECT 1, ?, 1, ?, value FROM meta WHERE key = 'changes'",
-        [bundle_hash, encoder_hash],
+        "INSERT INTO bundles (bundle, hash, encoder, encoder_hash, position, making) "
+        "SELECT 1, ?, 1, ?, value, ? FROM meta WHERE key = 'changes'",
+        [bundle_hash, encoder_hash, secrets.token_hex(8)],
     )
     database.execute("INSERT INTO item_vectors SELECT 1, row, view, vector FROM vectors_of_one")
     database.execute("DROP TABLE vectors_of_one")

@@ -267,8 +267,9 @@ class Serving:
             # What is being written is answered before; a disk that hangs holds nobody up.
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSING_S):
+                    await asyncio.to_thread(parts.store.leave)
                     await asyncio.to_thread(parts.disk.shutdown)
-                    parts.store.close()
+                    await asyncio.to_thread(parts.store.close)
             await parts.cache.close()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from models.item import Item
 from service import generations
 from service import progress as imports
-from service.beside import Known, seeing
+from service.beside import Known, active, seeing
 from service.columns import Columns, comparable
 from service.errors import PreconditionFailed, StorageFull, Superseded
 from service.filters import Filter, HeldKind, parse
@@ -134,9 +134,10 @@ class CatalogueStore:
         self._lock: threading.RLock = lock_of._lock if lock_of else threading.RLock()
         self._superseded = False
         self._gone: set[str] | None = None  # ids taken out, while somebody wants to know
-        meta = dict(database.execute("SELECT key, value FROM meta"))
+        with self._lock:
+            meta = dict(database.execute("SELECT key, value FROM meta"))
+            kinds = database.execute("SELECT name, kind, items FROM attribute_kinds").fetchall()
         self._catalogue_id: str = meta["catalogue_id"]
-        kinds = database.execute("SELECT name, kind, items FROM attribute_kinds")
         # Of one moment: replaced as a whole, and read without the lock.
         self._state = _State(
             snapshot, int(meta["changes"]), {(name, kind): items for name, kind, items in kinds}
@@ -179,11 +180,11 @@ class CatalogueStore:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             widths = {name: view.width for name, view in bundle.views.items()}
             prepare(database, path, bundle)
-            (name,) = database.execute(
-                "SELECT value FROM meta WHERE key = 'catalogue_id'"
-            ).fetchone()
+            meta = dict(database.execute("SELECT key, value FROM meta"))
+            generations.clean(folder, int(meta["changes"]))
+            making = active(database).making
             names = None if filterable is None else sorted(filterable)
-            of = Of(name, bundle.bundle_hash, quantised, widths, names)
+            of = Of(meta["catalogue_id"], bundle.bundle_hash, making, quantised, widths, names)
             snapshot, kept = read_snapshot(database, path, of)
             return cls(database, path, lock, of, bundle.manifest.llm_dim, snapshot, kept)
         except StorageFull:
@@ -255,7 +256,7 @@ class CatalogueStore:
             CatalogueError: a stored vector is not what its view has.
         """
         widths = {name: view.width for name, view in bundle.views.items()}
-        of = self._of._replace(bundle=bundle.bundle_hash, widths=widths)
+        of = self._of._replace(bundle=bundle.bundle_hash, making=known.making, widths=widths)
         self.taken_out()
         with self.reading(known) as database:
             snapshot, kept = read_snapshot(database, self._path, of)
@@ -414,13 +415,17 @@ class CatalogueStore:
                         raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
                     outcomes.append(outcome)
                     if outcome.changed:
-                        upserts[item_id] = entry.views
+                        if not outcome.kept:
+                            upserts[item_id] = entry.views
+                        elif item_id not in upserts:
+                            upserts[item_id] = self.snapshot.views(item_id) or {}
                         attributes[item_id] = entry.item.attributes
                         versions[item_id] = outcome.version or 0
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
                     imports.advance(self._database, *progress, outcomes)
-            self._publish(writing, upserts, (), hidden, versions, attributes)
+                state = self._next(writing, upserts, (), hidden, versions, attributes)
+            self._state = state
         self._look()
         return outcomes
 
@@ -440,12 +445,13 @@ class CatalogueStore:
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
                 rows = self._database.execute(SOME, [json.dumps([item_id])]).fetchall()
-            attributes = {row[0]: _stored(row).item.attributes for row in rows}
-            views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
-            shown = {} if views is None else {item_id: views}
-            versions = {item_id: outcome.version or 0}
-            hiding = {item_id} if hidden else ()
-            self._publish(writing, shown, (), hiding, versions, attributes)
+                attributes = {row[0]: _stored(row).item.attributes for row in rows}
+                views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
+                shown = {} if views is None else {item_id: views}
+                versions = {item_id: outcome.version or 0}
+                hiding = {item_id} if hidden else ()
+                state = self._next(writing, shown, (), hiding, versions, attributes)
+            self._state = state
         self._look()
         return outcome
 
@@ -464,7 +470,8 @@ class CatalogueStore:
                 outcome = writing.delete(item_id, condition)
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
-            self._publish(writing, {}, [item_id])
+                state = self._next(writing, {}, [item_id])
+            self._state = state
             if self._gone is not None:
                 self._gone.add(item_id)
         self._look()
@@ -506,7 +513,7 @@ class CatalogueStore:
             yield writing
             writing.finish()
 
-    def _publish(
+    def _next(
         self,
         writing: Writing,
         upserts: Mapping[str, Mapping[str, Floats]],
@@ -514,8 +521,12 @@ class CatalogueStore:
         hidden: Collection[str] = (),
         versions: Mapping[str, int] | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Have the snapshot say what was written; `versions` and `attributes` are of upserts."""
+    ) -> _State:
+        """What is so after a transaction, made within it: who fails here has written nothing.
+
+        Args:
+            versions, attributes: of `upserts`.
+        """
         snapshot, _, kinds = self._state
         if upserts or deletes:
             told = attributes or {}
@@ -525,12 +536,20 @@ class CatalogueStore:
         counts = Counter(kinds)
         counts.update(writing.kinds)
         kinds = {each: items for each, items in counts.items() if items}
-        self._state = _State(snapshot, writing.changes, kinds)
+        return _State(snapshot, writing.changes, kinds)
 
     def _lay_over(self, rebuilt: Rebuilt) -> None:
         """Go on with a new main block."""
         with self._lock:
             self._state = self._state._replace(snapshot=self._state.snapshot.on(rebuilt))
+
+    def hold_back(self, seconds: float) -> None:
+        """Wait while the index is far behind, for so long at most.
+
+        For who writes a lot, between two writes and without holding anybody else up.
+        """
+        if self._upkeep:
+            self._upkeep.hold_back(seconds)
 
     def settle(self) -> None:
         """Wait until the index is in the shape that it is to have after the changes so far."""

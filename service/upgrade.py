@@ -67,7 +67,8 @@ CATCHING_UP = 50  # rounds before that, at most
 SHOWN_LOST = 100  # ids
 # Items of a sample that is the same each time, and from all over the catalogue.
 SAMPLED = (
-    "SELECT item_id FROM items WHERE hidden = 0 ORDER BY (row * 2654435761) % 4294967296 LIMIT ?"
+    "SELECT item_id FROM items WHERE hidden = 0 "
+    "ORDER BY ((row & 2147483647) * 2654435761) % 4294967296 LIMIT ?"
 )
 
 
@@ -231,7 +232,7 @@ class Upgrade:
                 raise _Cancelled from None
             except TimeoutError:
                 if future.done():
-                    raise
+                    continue  # just now
                 if self._stop.is_set():
                     future.cancel()
                     raise _Cancelled from None
@@ -252,6 +253,8 @@ class Upgrade:
             if known and known.encoder_hash != bundle.encoder_hash:
                 known = None  # its LLM has run in another dtype since
             back = beside.find(database, beside.previous(database) or "")
+            if back and back.bundle_hash == bundle.bundle_hash:
+                back = known  # not kept where its vectors are of another dtype
             keep = [each for each in (beside.active(database), known, back) if each]
         self._drop_all_but(keep)  # what was never finished
         if known is None:
@@ -306,6 +309,11 @@ class Upgrade:
                 if self._count(target) <= CLOSE:
                     break
                 self._round(target, urgent=True)
+            else:
+                raise _Held(
+                    "the catalogue changes faster than the bundle can be told; have fewer changes "
+                    "and ask again"
+                )
             with self._store.locked() as database:
                 while self._round(target, urgent=True):
                     pass
@@ -376,6 +384,7 @@ class Upgrade:
         Args:
             urgent: whether not to wait for others.
         """
+        self._check()
         if not urgent:
             self._let_others_first()
         with self._store.locked() as database:

@@ -10,7 +10,8 @@ from service.index import Main, Rebuilt, Snapshot
 
 log = logging.getLogger(__name__)
 
-CLOSING_S = 10.0
+CLOSING_S = 3.0
+RETRY_S = 10.0  # after a failure
 # Items from which on it takes less to read an index than to make it.
 KEEP_FROM = 20_000
 KEEP_SHARE = 0.2  # of the items changed since, for the next generation
@@ -30,7 +31,7 @@ class Upkeep:
         self,
         current: Callable[[], Snapshot],
         replace: Callable[[Rebuilt], None],
-        keep: Callable[[Main], int],
+        keep: Callable[[Main], object],
         kept: int,
     ) -> None:
         self._current = current
@@ -45,12 +46,15 @@ class Upkeep:
         self._thread.start()
 
     def look(self) -> None:
-        """Say that the catalogue has changed; waits while much more is due than one block."""
+        """Say that the catalogue has changed."""
         with self._changed:
-            if self._closed or not self._current().overgrown:
-                return
-            mine = self._ask()
-            self._changed.wait_for(lambda: self._over(mine) or not self._current().choked)
+            if not self._closed and self._current().overgrown:
+                self._ask()
+
+    def hold_back(self, seconds: float) -> None:
+        """Wait while much more is due than one block, for so long at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._current().choked, seconds)
 
     def settle(self) -> None:
         """Wait until nothing is due."""
@@ -81,14 +85,18 @@ class Upkeep:
                 if self._closed:
                     return
                 asked = self._asked
+            failed = False
             try:
                 self._work()
             except Exception:
                 # The catalogue answers as before, only slower; the next change tries again.
                 log.exception("the index could not be made anew")
+                failed = True
             with self._changed:
                 self._done = asked
                 self._changed.notify_all()
+                if failed:
+                    self._changed.wait_for(lambda: self._closed, RETRY_S)
 
     def _work(self) -> None:
         while not self._closed and (snapshot := self._current()).overgrown:
@@ -99,7 +107,8 @@ class Upkeep:
         fresh = int((main.versions > self._kept).sum())
         if len(main) < KEEP_FROM or fresh < KEEP_SHARE * len(main) or self._closed:
             return
+        self._kept = int(main.versions.max())  # a failure, too, waits for as much more to change
         try:
-            self._kept = self._keep(main)
+            self._keep(main)
         except OSError as error:
             log.warning("the index is not kept on disk, and a start takes longer: %s", error)

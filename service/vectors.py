@@ -31,6 +31,7 @@ COMPARE_ONLY = 4096
 # Equals of the last one that are looked at for the lowest ids. A query that ties all there is, as
 # zeros do, would have all of it sorted.
 MOST_TIED = 4096
+SPARE = 0.1  # of the range of a quantised number, on either side
 BY_PLACE = 1  # FAISS' DirectMap::Array, which its stubs do not know
 
 
@@ -39,11 +40,13 @@ class Vectors(Protocol):
 
     Attributes:
         quantised: whether they are kept in a byte a number where they are clustered.
+        ranges: of quantised ones, what a byte stands for; None elsewhere.
         complete: whether every place has one.
     """
 
     width: int
     quantised: bool
+    ranges: Floats | None
     complete: bool
 
     def __len__(self) -> int:
@@ -73,16 +76,20 @@ class Vectors(Protocol):
         """Write a file that read_vectors reads."""
 
 
-def vectors_of(table: Floats, present: Mask, *, quantised: bool = False) -> Vectors:
+def vectors_of(
+    table: Floats, present: Mask, *, quantised: bool = False, ranges: Floats | None = None
+) -> Vectors:
     """The vectors of a table (n, W), which is copied.
 
     Args:
         present: (n,) which rows are vectors at all; the others are zeros.
         quantised: keep clustered vectors in a byte a number, and so nearly as they are.
+        ranges: of the vectors that these were, if they were quantised: what is read from bytes
+            and written to bytes of the same ranges stays as it is.
     """
     if len(table) < CLUSTER_FROM:
         return Exact.of(table, present, quantised)
-    return Clustered.of(table, present, quantised)
+    return Clustered.of(table, present, quantised, ranges)
 
 
 def read_vectors(path: Path, present: Mask, *, quantised: bool) -> Vectors:
@@ -119,6 +126,7 @@ class Exact:
         self._present = present
         self.width: int = index.d
         self.quantised = quantised
+        self.ranges: Floats | None = None
         self.complete = bool(present.all())
         self.table: Floats = np.empty((0, index.d), np.float32)
         if index.ntotal:
@@ -178,10 +186,15 @@ class Clustered:
         self.probes = probes
         self.width: int = index.d
         self.quantised = isinstance(index, faiss.IndexIVFScalarQuantizer)
+        self.ranges: Floats | None = None
+        if isinstance(index, faiss.IndexIVFScalarQuantizer):
+            self.ranges = faiss.vector_to_array(index.sq.trained)
         self.complete = bool(present.all())
 
     @classmethod
-    def of(cls, table: Floats, present: Mask, quantised: bool) -> "Clustered":
+    def of(
+        cls, table: Floats, present: Mask, quantised: bool, ranges: Floats | None
+    ) -> "Clustered":
         """A table (n, W), and clusters learnt from it: a minute for a million of vectors."""
         width, some = table.shape[1], np.flatnonzero(present)
         count = 1
@@ -203,6 +216,12 @@ class Clustered:
         few = chance.permutation(some)[: PER_CLUSTER * count]
         # A view that nobody has is one cluster of nothing.
         index.train(table[few] if len(few) else np.ones((1, width), np.float32))
+        if isinstance(index, faiss.IndexIVFScalarQuantizer):
+            if ranges is None:
+                lows, widths = faiss.vector_to_array(index.sq.trained).reshape(2, -1)
+                # Vectors to come may lie somewhat beyond those of today.
+                ranges = np.concatenate([lows - SPARE * widths, (1 + 2 * SPARE) * widths])
+            faiss.copy_array_to_vector(ranges, index.sq.trained)
         index.set_direct_map_type(BY_PLACE)
         _add(index, table, present)
         probes = _measured(index, table, some, chance)
@@ -241,7 +260,7 @@ class Clustered:
         together = np.concatenate([self._present, present])
         if len(together) > GROWN * self._learnt:
             table = np.concatenate([self.at(np.arange(len(self))), more])
-            return vectors_of(table, together, quantised=self.quantised)
+            return vectors_of(table, together, quantised=self.quantised, ranges=self.ranges)
         index = cast(faiss.IndexIVF, faiss.clone_index(self._index))
         _add(index, more, present)
         return Clustered(index, together, self._learnt, self.probes)

@@ -1,5 +1,6 @@
 """Some items in one request."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from service.rows import Entry, Outcome
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 from service.settings import MAX_ITEMS
 from service.versions import ALWAYS, exactly
+
+HELD_BACK_S = 5.0  # at most, while the index is far behind
 
 router = APIRouter(route_class=JSONRoute, tags=["items"])
 
@@ -116,6 +119,7 @@ async def put_batch(
         for at, each in sound
         if at in entries
     ]
+    await asyncio.to_thread(parts.store.hold_back, HELD_BACK_S)
     outcomes = await on_disk(
         parts,
         lambda: parts.store.put(list(entries.values()), conditions, atomic=query.atomic),

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -46,6 +47,8 @@ class Scripted:
                 connection.sendall(LATER if b"later" in request else OK)
 
     def close(self) -> None:
+        with suppress(OSError):  # without it who waits in accept would take one more
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
 

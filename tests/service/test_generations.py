@@ -191,3 +191,58 @@ def test_at_most_two_generations_are_kept(tmp_path: Path) -> None:
     store.close()
 
     assert len(numbers(tmp_path)) == 2
+
+
+def test_an_index_of_changes_that_a_backup_has_not_had_is_removed(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "catalogue"
+    values = {f"i{n:02}": float(n + 1) for n in range(30)}
+    store = open_store(folder)
+    store.put([an_entry(item_id, value=value) for item_id, value in values.items()])
+    store.close()
+    shutil.copy(folder / FILE, tmp_path / "backup")
+    store = open_store(folder)
+    store.put([an_entry(f"gone{n}", value=-1.0) for n in range(40)])
+    store.settle()
+    store.close()
+    # Not by `restore`, which wants a new folder; the same versions will come again.
+    shutil.copy(tmp_path / "backup", folder / FILE)
+
+    store = open_store(folder)
+    later = {f"i9{n}": float(100 + n) for n in range(40)}
+    store.put([an_entry(item_id, value=value) for item_id, value in later.items()])
+    store.close()
+    again = open_store(folder)
+
+    assert "is of another catalogue, and removed" in log.text
+    assert held(again) == {**values, **later}
+    again.close()
+
+
+def test_an_index_of_vectors_that_were_made_another_time_is_not_used(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    values = filled(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        # As where a bundle is dropped and comes again.
+        database.execute("UPDATE bundles SET making = 'another'")
+
+    store = open_store(tmp_path)
+
+    assert USED in log.text
+    assert held(store) == values
+    store.close()
+
+
+def test_no_index_is_written_that_would_take_the_room_of_the_catalogue(
+    tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generations, "ROOM", 2**60)
+    store = open_store(tmp_path)
+    store.put([an_entry(f"i{n}", value=1.0) for n in range(30)])
+    store.settle()
+    store.close()
+
+    assert "has not much more room" in log.text
+    assert numbers(tmp_path) == []

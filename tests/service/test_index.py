@@ -225,3 +225,29 @@ def test_a_query_that_ties_all_items_is_answered_in_little_work() -> None:
 
     assert len(places) == 3
     assert not scores.any()
+
+
+def test_vectors_in_bytes_stay_as_they_are_however_often_the_index_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vectors, "CLUSTER_FROM", 500)
+    monkeypatch.setattr(module, "MERGE_AT", 10)
+    table = a_catalogue(1000, 6, seed=0)
+    ids = [f"i{n}" for n in range(1000)]
+    everyone = np.ones(1000, bool)
+    snapshot = Snapshot.of_tables(
+        ids, {"text": table}, {"text": everyone}, ~everyone, np.arange(1000), quantised=True
+    )
+    first = snapshot.vectors("text", snapshot.places(ids[:500]))
+    assert 0 < np.abs(first - table[:500]).max() < 0.1
+
+    for turn in range(5):
+        gone = [f"i{n}" for n in range(500 + 100 * turn, 600 + 100 * turn)]
+        more = {f"n{turn}-{n}": {"text": 3 * table[n]} for n in range(300)}
+        snapshot = snapshot.with_changes(more, gone)
+        snapshot = snapshot.on(snapshot.rebuilt())
+        snapshot = snapshot.with_changes({}, list(more))
+        snapshot = snapshot.on(snapshot.rebuilt())  # gives everybody a new place
+
+    assert isinstance(snapshot.main.vectors["text"], Clustered)
+    np.testing.assert_array_equal(snapshot.vectors("text", snapshot.places(ids[:500])), first)

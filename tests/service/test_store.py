@@ -13,6 +13,7 @@ import pytest
 
 from models.item import Item
 from service.errors import PreconditionFailed, StorageFull
+from service.index import Snapshot
 from service.rows import Entry, Outcome, Writing
 from service.schema import FILE, CatalogueError
 from service.store import CatalogueStore, WrongVector
@@ -461,3 +462,42 @@ def test_every_commit_is_synced_before_it_is_acknowledged(tmp_path: Path) -> Non
     # 20 puts and 6 deletes that find something: a commit each.
     assert counts["synced"] - counts["unsynced"] >= 26
     assert counts["unsynced"] < 26  # the control: opening and seeding, and no commit after
+
+
+def test_what_cannot_be_brought_into_the_index_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshot, "with_changes", _no_memory)
+        with pytest.raises(MemoryError):
+            store.put([an_entry("a")])
+        with pytest.raises(MemoryError):
+            store.hide("seed0", hidden=True)
+        with pytest.raises(MemoryError):
+            store.delete("seed1")
+
+    assert store.get("a") is None
+    (outcome,) = store.put([an_entry("b")])
+    assert (outcome.created, outcome.version) == (True, 6)  # after five items of the bundle
+    store.close()
+    again = open_store(tmp_path)
+    assert len(again.snapshot) == again.stats.items == 6
+    again.close()
+
+
+def _no_memory(*_: object, **__: object) -> Snapshot:
+    raise MemoryError
+
+
+def test_an_item_that_is_only_hidden_keeps_the_vectors_that_are_stored(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put([an_entry("a", value=1.0)])
+
+    # The same attributes; a batch of other company may round them to another vector.
+    store.put([an_entry("a", value=2.0)._replace(hidden=True)])
+
+    views = store.snapshot.views("a")
+    assert views is not None
+    assert views["text"].tolist() == [1, 1, 1, 1]
+    store.close()
