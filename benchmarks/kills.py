@@ -34,6 +34,7 @@ WIDTH = 16
 BATCH, LINES = 20, 600  # of a batch, of an import
 BUNDLES = "/admin/bundles"
 CONFLICT = 409
+LONGEST_S = 6.0  # between a start and a kill
 OPENING, READY = "opening the catalogue", "ready"
 
 
@@ -241,7 +242,7 @@ def main() -> None:
                         lost.append(item_id)
                 if kill == given.kills:
                     break
-                threading.Timer(chance.uniform(0.05, 3), server.kill).start()
+                threading.Timer(chance.uniform(0.05, LONGEST_S), server.kill).start()
                 writers.until_killed(server, chance)
                 server.process.wait()
             print(
