@@ -1,7 +1,8 @@
 """A large catalogue in the real service: `python -m benchmarks.catalogue NAME`.
 
 `scale` fills a catalogue with vectors that come with their items, starts the service on it, looks
-at its memory, and searches while an import runs. `concurrent` writes and searches one store from
+at its memory, and searches while an import runs. `reindex` recommends while another bundle takes
+the place of the one that is served. `concurrent` writes and searches one store from
 several threads for minutes, and compares every answer with what numpy says of that very moment.
 The LLM is a tiny one that is never asked.
 """
@@ -30,7 +31,9 @@ from models.bundle import Bundle
 from models.item import Item
 from service.rows import Entry
 from service.store import CatalogueStore
+from service.upgrade import OVER
 from service.vectors import Floats
+from tests.tiny import write_llm, write_tiny_bundle
 
 Figures = dict[str, tuple[float, str]]
 K = 25
@@ -136,6 +139,62 @@ def scale(given: argparse.Namespace) -> Figures:
             round(p99[1] / p99[0], 2),
             f"p99 of /search beside the import ({p99[1]:.1f} ms) over alone ({p99[0]:.1f} ms)",
         ),
+    }
+
+
+def reindex(given: argparse.Namespace) -> Figures:
+    """Recommendations and writes while another bundle is made ready and becomes active."""
+    with tempfile.TemporaryDirectory(prefix="reindex-") as root:
+        bundles = Path(root) / "bundles"
+        bundles.mkdir()
+        for seed, name in enumerate(("one", "other")):  # of an LLM each, so that all is read anew
+            llm = write_llm(Path(root) / f"llm-{seed}", seed=seed)
+            write_tiny_bundle(bundles / name, llm, count=given.some, seed=seed, width=given.width)
+        chance = random.Random(0)
+        with ours(bundles / "one", bundles_dir=bundles, max_queue_tokens=100_000) as server:
+            ids = [each["item_id"] for each in server.ask("/items?limit=500")["items"]]
+
+            def rounds(until: Callable[[], bool]) -> tuple[list[float], list[float]]:
+                reads, writes = [], []
+                while not until():
+                    started = time.perf_counter()
+                    server.ask("/recommend", {"history": chance.sample(ids, 20), "k": K})
+                    reads.append(1000 * (time.perf_counter() - started))
+                    started = time.perf_counter()
+                    title = f"Film {chance.random()}"
+                    server.ask("/items/new", {"attributes": {"title": title}}, "PUT")
+                    writes.append(1000 * (time.perf_counter() - started))
+                    time.sleep(0.01)
+                return reads, writes
+
+            end = time.monotonic() + 15
+            quiet = rounds(lambda: time.monotonic() > end)
+            started = time.monotonic()
+            server.ask("/admin/bundles", {"bundle": "other"})
+
+            def over() -> bool:
+                return bool(server.ask("/admin/bundles")["upgrade"]["state"] in OVER)
+
+            busy = rounds(over)
+            took = time.monotonic() - started
+            state = server.ask("/admin/bundles")["upgrade"]["state"]
+    if state != "flipped":
+        raise SystemExit(f"the reindex ended as {state}")
+    p99 = [float(np.percentile(each, 99)) for each in (*quiet, *busy)]
+    p50 = [float(np.median(each)) for each in (*quiet, *busy)]
+    print(
+        f"{given.some} items in {took:.1f} s; p50, p99 of /recommend {p50[0]:.1f} {p99[0]:.1f} ms"
+    )
+    print(
+        f"meanwhile {p50[2]:.1f} {p99[2]:.1f}; of PUT {p50[1]:.1f} {p99[1]:.1f}, meanwhile "
+        f"{p50[3]:.1f} {p99[3]:.1f}"
+    )
+    return {
+        "catalogue.reindex_p99_ratio": (
+            round(p99[2] / p99[0], 2),
+            f"p99 of /recommend during a reindex ({p99[2]:.1f} ms) over before ({p99[0]:.1f} ms), "
+            f"{given.some:,} items read by a tiny LLM in {took:.0f} s",
+        )
     }
 
 
@@ -327,19 +386,26 @@ def concurrent(given: argparse.Namespace) -> Figures:
     }
 
 
+SCENARIOS: dict[str, Callable[[argparse.Namespace], Figures]] = {
+    "scale": scale,
+    "reindex": reindex,
+    "concurrent": concurrent,
+}
+
+
 def main() -> None:
     """Run one scenario."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("scenario", choices=["scale", "concurrent"])
+    parser.add_argument("scenario", choices=list(SCENARIOS))
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--more", type=int, default=50_000, help="items that are imported")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--minutes", type=float, default=10.0, help="of `concurrent`")
-    parser.add_argument("--some", type=int, default=5000, help="items of `concurrent`")
+    parser.add_argument("--some", type=int, default=5000, help="items of `concurrent`, `reindex`")
     parser.add_argument("--dry-run", action="store_true", help="print figures, write none")
     given = parser.parse_args()
     print(machine(), flush=True)
-    figures = (scale if given.scenario == "scale" else concurrent)(given)
+    figures = SCENARIOS[given.scenario](given)
     for name, (value, unit) in figures.items():
         print(f"{name} = {value} {unit}")
     if not given.dry_run:

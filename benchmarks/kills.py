@@ -200,11 +200,12 @@ def exported(server: Server) -> dict[str, tuple[str, bool]]:
 
 def opened_in(log: Path) -> float:
     """Seconds from when the catalogue was opened to ready, by the service's own log."""
-    times = {}
-    for line in log.read_text().splitlines():
-        told = json.loads(line) if line.startswith("{") else {}
-        if told.get("message") in {OPENING, READY}:
-            times[told["message"]] = datetime.fromisoformat(told["time"])
+    times: dict[str, datetime] = {}
+    while READY not in times:  # it is said to us before it is said to the log
+        for line in log.read_text().splitlines(keepends=True):
+            told = json.loads(line) if line.startswith("{") and line.endswith("\n") else {}
+            if told.get("message") in {OPENING, READY}:
+                times[told["message"]] = datetime.fromisoformat(told["time"])
     return (times[READY] - times[OPENING]).total_seconds()
 
 

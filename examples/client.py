@@ -79,7 +79,8 @@ class RecommendedItem(ScoredItem):
 
     popularity: Literal["head", "tail", "cold"]
     explored: NotRequired[bool]  # True where explore gave it its place
-    because: NotRequired[str]  # with explain="history"
+    because: NotRequired[str]  # with explain="history"; not of an inline item
+    because_at: NotRequired[int]  # the same as a position in the history
     attributes: NotRequired[dict[str, float]]  # with explain="attributes"
 
 
@@ -548,7 +549,7 @@ def main() -> None:
             titles = {each["item_id"]: each["attributes"].get("title", "") for each in found}
             for item in items:
                 title = titles.get(item["item_id"], "")  # it may have gone meanwhile
-                print(f"{item['score']:8.3f}  {item['item_id']}  {title}  <- {item.get('because')}")
+                print(f"{item['score']:8.3f}  {item['item_id']}  {title}  <- {item.get('because', '')}")
     except (Problem, httpx.TransportError) as error:
         sys.exit(f"{arguments.url}: {error}")
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self, get_args, get_type_hints
 from urllib.parse import unquote
 
 from fastapi import FastAPI, Request
@@ -83,6 +83,15 @@ class ServiceError(Exception):
         self.reason = reason
         self.code = code
 
+    @classmethod
+    def field(cls, field: str, message: str, value: object = None, code: str | None = None) -> Self:
+        """The error for one field."""
+        return cls(
+            f"{field}: {message}",
+            errors=[FieldError(field=field, message=message, value=shown(value))],
+            code=code,
+        )
+
 
 class Malformed(ServiceError):
     """The body is no JSON, or a path or a header says nothing that could be read."""
@@ -138,17 +147,6 @@ class NotJSON(ServiceError):
 
 class Invalid(ServiceError):
     """A field of the request has a value that cannot be used."""
-
-    @classmethod
-    def field(
-        cls, field: str, message: str, value: object = None, code: str | None = None
-    ) -> "Invalid":
-        """The error for one field."""
-        return cls(
-            f"{field}: {message}",
-            errors=[FieldError(field=field, message=message, value=shown(value))],
-            code=code,
-        )
 
 
 class Overloaded(ServiceError):
@@ -319,7 +317,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 async def _schema(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    return await _known(request, invalid(error.errors(), error.body))
+    hints = get_type_hints(request.scope["endpoint"])
+    model = next(filter(None, map(_model, hints.values())), None)
+    return await _known(request, invalid(error.errors(), error.body, model))
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -330,11 +330,47 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _schema)
 
 
-def invalid(errors: Sequence[Mapping[str, Any]], body: object) -> Invalid:
+# Pydantic's errors in the words of all others, by their type; `{}` are of their context.
+MESSAGES = {
+    "missing": "is missing",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "too_short": "has {actual_length} entries; at least {min_length} must come",
+    "too_long": "has more than {max_length} entries, which is the most that may come",
+    "string_too_short": "must have {min_length} or more characters",
+    "string_too_long": "must have {max_length} characters or fewer",
+    "string_pattern_mismatch": "must be as the regular expression {pattern} has it",
+}
+# What a field of several types takes, by the name that leads to it.
+UNIONS = {
+    "attributes": "must be a string, a number, a boolean, null, or a list of those",
+    "vectors": "must be a list of numbers, or base64 of little-endian 32-bit floats",
+}
+
+
+def invalid(
+    errors: Sequence[Mapping[str, Any]], body: object, model: type[BaseModel] | None = None
+) -> Invalid:
     """Pydantic's errors over a decoded body as one Invalid, one FieldError a field.
 
     Pydantic reports a value that fits no member of a union once a member, under a path that
     holds the member's name; these become one error under the path that the client knows.
+
+    Args:
+        model: what the body should have been, to tell which fields there are.
     """
     found: dict[str, FieldError] = {}
     unions: set[str] = set()
@@ -342,12 +378,12 @@ def invalid(errors: Sequence[Mapping[str, Any]], body: object) -> Invalid:
         place, *parts = error["loc"]
         path, foreign = _path(parts, body, error["type"]) if place == "body" else (parts, False)
         field = _written(path) or "body"
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "recursion_loop":
-            message = "is nested too deeply"
-        elif foreign:
-            message = "must be a string, a number, a boolean, null, or a list of those"
+        message = _message(error, model)
+        if foreign and error["type"] != "recursion_loop":
             unions.add(field)
+            name = next((each for each in path if each in UNIONS), None)
+            if name == "attributes" or (name and not isinstance(path[-1], int)):
+                message = UNIONS[name]
         value = None if error["type"] == "missing" else error.get("input")
         found.setdefault(field, FieldError(field=field, message=message, value=shown(value)))
     for field in unions:
@@ -359,6 +395,34 @@ def invalid(errors: Sequence[Mapping[str, Any]], body: object) -> Invalid:
     if len(found) > 1:
         detail += f" (and {len(found) - 1} more)"
     return Invalid(detail, errors=listed)
+
+
+def _message(error: Mapping[str, Any], model: type[BaseModel] | None) -> str:
+    kind = error["type"]
+    if kind == "recursion_loop":
+        return "is nested too deeply"
+    if kind == "extra_forbidden":
+        known = _fields(model, error["loc"][1:-1])
+        return "is no field here" + (f"; there are {', '.join(known)}" if known else "")
+    if kind in MESSAGES:
+        return MESSAGES[kind].format(**error.get("ctx", {}))
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")
+
+
+def _fields(model: type[BaseModel] | None, steps: Sequence[Any]) -> list[str]:
+    """Names of the fields where some steps from a model lead."""
+    for step in steps:  # those that are no field go into a list or a union
+        if model and step in model.model_fields:
+            model = _model(model.model_fields[step].annotation)
+    return list(model.model_fields) if model else []
+
+
+def _model(annotation: object) -> type[BaseModel] | None:
+    """The first model in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model, get_args(annotation))), None)
 
 
 def _path(parts: Sequence[Any], body: object, kind: str) -> tuple[list[Any], bool]:

@@ -11,6 +11,7 @@ What says nothing (null, blank text) is no value. `not` takes all other items, t
 attribute, too.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -26,6 +27,7 @@ CONNECTIVES = ("and", "or", "not")
 MAX_NESTING = 8  # of and, or, not
 MAX_CONDITIONS = 64
 MAX_VALUES = 1000  # of all `in` together; each is looked up
+NUMBER = r"-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,20})?"  # that JSON writes as the string has it
 MAX_BYTES = 256  # of a name or a string that is compared; a longer one is text
 NAMES: Mapping[HeldKind, str] = {
     "boolean": "booleans",
@@ -140,7 +142,7 @@ class _Reading:
         if len(told) != 1 or not told.keys() <= set(CONNECTIVES):
             raise Invalid.field(path, _no_filter(told), told)
         if depth > MAX_NESTING:
-            raise Invalid.field(path, f"is nested deeper than {MAX_NESTING}")
+            raise Invalid.field(path, f"is nested deeper than {MAX_NESTING}", told)
         ((name, inner),) = told.items()
         path = f"{path}.{name}"
         if name == "not":
@@ -155,7 +157,9 @@ class _Reading:
     def _condition(self, told: Mapping[str, object], path: str) -> Filter:
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
-            raise Invalid.field(path, f"is one condition more than the {MAX_CONDITIONS} allowed")
+            raise Invalid.field(
+                path, f"is one condition more than the {MAX_CONDITIONS} allowed", told
+            )
         attribute = told["attribute"]
         if not isinstance(attribute, str):
             raise Invalid.field(f"{path}.attribute", "must be an attribute's name", attribute)
@@ -194,7 +198,9 @@ class _Reading:
         if asked and there and not set(asked) & set(there):
             have = " and ".join(NAMES[kind] for kind in sorted(there))
             raise Invalid.field(
-                path, f"asks for {NAMES[min(asked)]}, and items have {have} there", told
+                path,
+                f"asks for {NAMES[min(asked)]}, and items have {have} there{_instead(told, there)}",
+                told,
             )
 
     def _listed(self, told: object, path: str) -> frozenset[Value]:
@@ -203,7 +209,9 @@ class _Reading:
         self._values += len(told)
         if self._values > MAX_VALUES:
             raise Invalid.field(
-                path, f"has {len(told)} values; all `in` of a filter may have {MAX_VALUES} together"
+                path,
+                f"has {len(told)} values; all `in` of a filter may have {MAX_VALUES} together",
+                told,
             )
         return frozenset(_value(each, f"{path}[{at}]") for at, each in enumerate(told))
 
@@ -219,6 +227,18 @@ def _no_filter(told: Mapping[str, object]) -> str:
         return "has no `attribute`"
     meant = f'{{"attribute": {shown(name)}, "eq": …}}'
     return f"must have `attribute`, or be one of and, or, not; write {meant}"
+
+
+def _instead(told: object, there: Collection[HeldKind]) -> str:
+    """What to send for a number or a string where items have only the other of the two."""
+    if isinstance(told, list):
+        each = [_instead(one, there) for one in told[:1]]
+        return each[0] and f"{each[0]} and the like" if each else ""
+    if isinstance(told, int | float) and not isinstance(told, bool) and "string" in there:
+        return f"; send {shown(str(told))}"
+    if isinstance(told, str) and "number" in there and re.fullmatch(NUMBER, told):
+        return f"; send {told}"
+    return ""
 
 
 def _value(told: object, path: str) -> Value:
@@ -247,12 +267,16 @@ def _range(attribute: str, asked: Mapping[str, object], path: str) -> Range:
     alone = [name for name in asked if name not in LOWER + UPPER]
     if alone:
         raise Invalid.field(
-            f"{path}.{alone[0]}", "stands alone in a condition; join conditions by `and`"
+            f"{path}.{alone[0]}",
+            "stands alone in a condition; join conditions by `and`",
+            asked[alone[0]],
         )
     low, high = _bound(asked, LOWER, path), _bound(asked, UPPER, path)
     kinds = {bound.value.kind for bound in (low, high) if bound}
     if len(kinds) > 1:
-        raise Invalid.field(path, "has a number and a string for bounds; no value is between them")
+        raise Invalid.field(
+            path, "has a number and a string for bounds; no value is between them", asked
+        )
     (kind,) = kinds
     return Range(attribute, kind, low, high)
 
@@ -262,7 +286,9 @@ def _bound(asked: Mapping[str, object], names: Collection[str], path: str) -> Bo
     if not found:
         return None
     if len(found) > 1:
-        raise Invalid.field(f"{path}.{found[1]}", f"stands beside {found[0]}; send one of them")
+        raise Invalid.field(
+            f"{path}.{found[1]}", f"stands beside {found[0]}; send one of them", asked[found[1]]
+        )
     (name,) = found
     value = _value(asked[name], f"{path}.{name}")
     if value.kind == "boolean":

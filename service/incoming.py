@@ -50,9 +50,11 @@ def require_bundle(told: str | None, served: str) -> None:
             "bundle", "must be told where items come with vectors: `bundle` of GET /info"
         )
     if told != served:
-        raise BundleMismatch(
+        raise BundleMismatch.field(
+            "bundle",
             f"the vectors belong to bundle {told[:12]}… and {served[:12]}… is served; vectors of "
-            "two bundles never meet: send the attributes alone, or vectors of this one"
+            "two bundles never meet: send the attributes alone, or vectors of this one",
+            told,
         )
 
 
@@ -63,9 +65,11 @@ def require_active(told: str | None, served: str) -> None:
         BundleMismatch: another one is.
     """
     if told is not None and told != served:
-        raise BundleMismatch(
+        raise BundleMismatch.field(
+            "bundle",
             f"the request is meant for bundle {told[:12]!a} and {served[:12]}… is served; read "
-            "GET /info again, and send what belongs to that bundle"
+            "GET /info again, and send what belongs to that bundle",
+            told,
         )
 
 
@@ -89,7 +93,8 @@ def checked(model: type[Incoming], raw: object, place: str, number: int) -> Inco
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        found = invalid([{**each, "loc": ("body", *each["loc"])} for each in error.errors()], raw)
+        errors = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        found = invalid(errors, raw, model)
     fields = [
         each.model_copy(update={"field": _under(f"{place}[{number}]", each.field)})
         for each in found.errors

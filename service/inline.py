@@ -68,12 +68,16 @@ async def seen(
     most: int,
     bundle: "Bundle",
     embedder: Embedder,
+    *,
+    with_attributes: bool,
 ) -> list[str | Views]:
     """A history whose items are ids or views.
 
     Args:
         told: the hash of the bundle that vectors are said to belong to.
         most: items that may come with attributes.
+        with_attributes: whether anybody looks at views that come of attributes. Without, an item
+            that has only attributes is checked, and has no views.
 
     Raises:
         Invalid: an item cannot be used, or too many have attributes.
@@ -93,6 +97,12 @@ async def seen(
             attributes = checked(IncomingItem, fields, "history", at).attributes
             read[at] = Item.model_construct(item_id=NOBODY, attributes=attributes)
             continue
+        if not each.vectors:
+            raise Invalid.field(
+                f"history[{at}].vectors",
+                "is empty; send the vector of a view, or `attributes` in their place",
+                each.vectors,
+            )
         require_bundle(told, bundle.bundle_hash)
         vectors = readying.vectors(each.vectors, f"history[{at}]")
         if LLM in vectors:
@@ -110,6 +120,8 @@ async def seen(
         for (at, vectors), views in zip(with_llm.items(), made, strict=True):
             given = {view: each for view, each in vectors.items() if view != LLM}
             found[at] = {**views, **given}
+    if not with_attributes:
+        return found
     embedded = await readying.embed(list(read.values()), [f"history[{at}]" for at in read])
     for at, one in zip(read, embedded, strict=True):
         if isinstance(one, Invalid):

@@ -48,7 +48,7 @@ class Question(NamedTuple):
     exclude_history: bool
     explain: bool
     strategy: Strategy
-    diversity: float
+    diversity: float | None
     explore: float
     seed: int
     matching: Filter | None = None
@@ -62,7 +62,9 @@ class Recommended(NamedTuple):
         explored: ids of those whose place was explored.
         unknown: ids of the history that the catalogue lacks.
         queries: (1, W) of each view, what the items were scored with; none of what is popular.
-        because: of each item, the item of the history that is nearest to it, if asked for.
+        because: of each item, where in the history the item stands that is nearest to it, the
+            earliest of equals; if asked for. None where nothing was read of the history, or none
+            of it can be compared.
     """
 
     items: list[tuple[str, float]]
@@ -70,7 +72,7 @@ class Recommended(NamedTuple):
     explored: Collection[str]
     unknown: list[str]
     queries: dict[str, Floats]
-    because: list[str] | None
+    because: list[int] | None
 
 
 class Nearest(NamedTuple):
@@ -124,6 +126,10 @@ class Recommender:
         self._questions = Rounds(self._rank_together, ranking, TOGETHER)
         self._searches = Rounds(self._search_together, ranking)
 
+    def reads_attributes(self, strategy: Strategy) -> bool:
+        """Whether a strategy looks at views that come of attributes."""
+        return any(view in self._bundle.open_views for view in self._views[strategy])
+
     async def recommend(
         self,
         history: Sequence[str | Views],
@@ -134,7 +140,7 @@ class Recommender:
         *,
         matching: Filter | None = None,
         strategy: Strategy = "best",
-        diversity: float = 0.0,
+        diversity: float | None = None,
         explore: float = 0.0,
         seed: int = 0,
     ) -> Recommended:
@@ -146,10 +152,12 @@ class Recommender:
 
         Args:
             strategy: one of `strategies`. `id_only` finds no items that only have open views.
-            diversity, explore, seed: see service.slate.arrange.
+            diversity, explore, seed: see service.slate.arrange. Without a diversity it is 0, and
+                FALLBACK_DIVERSITY for `fallback`.
 
         Raises:
-            UnknownItem: there is a history, and the catalogue has no item of it.
+            UnknownItem: there is a history, and the catalogue has no item of it; but whatever the
+                history, there is an answer by `popular`.
             Overloaded: too many requests are waiting already.
         """
         question = Question(
@@ -205,6 +213,7 @@ class Recommender:
                 question.history
                 and not (places >= 0).any()
                 and len(places) == len(question.history)
+                and question.strategy != "popular"
             ):
                 answers[row] = UnknownItem(
                     f"the catalogue has none of the {len(places)} items of this history"
@@ -251,8 +260,9 @@ class Recommender:
         """The items with most interactions in training; any other has none."""
         used: Used = "popular" if question.strategy == "popular" else "fallback"
         if used == "fallback":
-            diversity = question.diversity or FALLBACK_DIVERSITY
-            question = question._replace(strategy="popular", diversity=diversity)
+            question = question._replace(strategy="popular")
+            if question.diversity is None:
+                question = question._replace(diversity=FALLBACK_DIVERSITY)
         may = np.flatnonzero(self._allowed(snapshot, question, places))
         found = may, self._counted(snapshot)[may]
         return self._answer(snapshot, question, places, found, used, {})
@@ -280,16 +290,15 @@ class Recommender:
                 self._alike_vectors(snapshot, places[order]),
                 [known == "cold", known == "tail"],
                 question.k,
-                diversity=question.diversity,
+                diversity=question.diversity or 0.0,
                 explore=question.explore,
                 seed=question.seed,
             )
             explored = {ids[at] for at, drawn in shown if drawn}
             items = [items[at] for at, _ in shown]
         because = None
-        if question.explain and (history >= 0).any():
-            known_history = np.unique(history[history >= 0])
-            because = self._because(snapshot, known_history, [item_id for item_id, _ in items])
+        if question.explain and queries:
+            because = self._because(snapshot, question.history, [item_id for item_id, _ in items])
         asked = _ids(question.history)
         unknown = [asked[each] for each in np.flatnonzero(history < 0).tolist()]
         return Recommended(
@@ -409,18 +418,31 @@ class Recommender:
             self._trained = (main, np.array([main.place(each) for each in ids], np.int64))
         return self._trained[1]
 
-    def _because(self, snapshot: Snapshot, history: Places, item_ids: Sequence[str]) -> list[str]:
-        """Of each item, which of the history is nearest to it by what the items are."""
-        table = self._alike_vectors(snapshot, history)
+    def _because(
+        self, snapshot: Snapshot, history: Sequence[str | Views], item_ids: Sequence[str]
+    ) -> list[int] | None:
+        """Of each item, where in the history the nearest to it stands, by what the items are."""
+        seen = {
+            at: views[self.alike]
+            for at, each in enumerate(history)
+            if (views := snapshot.views(each) if isinstance(each, str) else each)
+            and self.alike in views
+        }
+        if not seen:
+            return None
+        table = _units(np.stack(list(seen.values())))
         items = self._alike_vectors(snapshot, snapshot.places(item_ids))
-        return [snapshot.item_id(history[at]) for at in (items @ table.T).argmax(axis=1).tolist()]
+        where = list(seen)
+        return [where[row] for row in (items @ table.T).argmax(axis=1).tolist()]
 
     def _alike_vectors(self, snapshot: Snapshot, places: Places) -> Floats:
-        vectors = snapshot.vectors(self.alike, places)
-        unit: Floats = vectors / (
-            np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-12)
-        )
-        return unit
+        return _units(snapshot.vectors(self.alike, places))
+
+
+def _units(vectors: Floats) -> Floats:
+    """Vectors (n, W) at length 1; one of length 0 stays."""
+    unit: Floats = vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-12))
+    return unit
 
 
 def _ids(history: Sequence[str | Views]) -> list[str]:

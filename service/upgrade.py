@@ -1,6 +1,6 @@
 """Another bundle in the place of the one that is served, while that is served.
 
-A thread of the lowest priority tells the new bundle of every item, oldest change first: vectors are
+A thread tells the new bundle of every item, oldest change first, in small batches: vectors are
 stored beside those of the served bundle, a commit a round, so that a kill loses a round. Then the
 index is built beside the other, both are compared, what has changed meanwhile is told, and, with
 the catalogue locked, one commit makes the new bundle the active one and one assignment gives the
@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -61,7 +60,6 @@ BATCH_TOKENS = 256  # of a forward pass; whoever comes meanwhile waits for the r
 PATIENCE = 9.0
 PAUSE_S = 0.005
 COUNT_S = 1.0  # between two counts of what is left
-LOWEST_PRIORITY = 19
 CLOSE = 32  # changes that may be told with the catalogue locked; writes wait for it
 CATCHING_UP = 50  # rounds before that, at most
 SHOWN_LOST = 100  # ids
@@ -551,9 +549,11 @@ def _floats(stored: bytes) -> Floats:
 
 
 def _yield_to_others() -> None:
-    """Have this thread, and those that work for it, run when nobody else wants to."""
+    """Leave some of the cores to the LLM that is served.
+
+    No lower priority, though: while such a thread waits for the processor it holds the interpreter,
+    and everybody with it.
+    """
     from models.bundle import use_threads  # noqa: PLC0415 - torch comes with it
 
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
     use_threads(max(1, (os.cpu_count() or 1) // 2))

@@ -185,6 +185,7 @@ def _catalogue(stats: Stats, filterable: Collection[str] | None) -> CatalogueInf
     )
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Is the process worth keeping?", responses=problems(503))
 async def live(serving: Annotated[Serving, Depends(serving_of)]) -> Live:
     """200 while inference can run or is being loaded; asks nothing outside the process.
@@ -196,6 +197,7 @@ async def live(serving: Annotated[Serving, Depends(serving_of)]) -> Live:
     return Live()
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Will requests be answered?", responses=problems(503))
 async def ready(serving: Annotated[Serving, Depends(serving_of)]) -> Ready:
     """200 once the bundle is loaded and the catalogue searchable; 503 names the phase.

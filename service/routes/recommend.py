@@ -16,7 +16,7 @@ from service.filters import LOWER, MAX_VALUES, UPPER
 from service.incoming import LARGEST, require_active
 from service.index import Floats
 from service.inline import HistoryElement, ItemId, seen
-from service.recommender import Strategy, Used
+from service.recommender import FALLBACK_DIVERSITY, Strategy, Used
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
 
@@ -92,7 +92,7 @@ class RecommendRequest(BaseModel):
         "none",
         description="`history` tells of each item which item of the history is nearest to it; "
         "`attributes` tells also what its attributes add to its score, and runs the LLM once for "
-        f"each of them: k may be {MAX_EXPLAINED} at most. What is popular has no such reasons.",
+        f"each of them: k may be {MAX_EXPLAINED} at most. What is popular is so without reasons.",
     )
     strategy: Strategy = Field(
         "best",
@@ -101,12 +101,13 @@ class RecommendRequest(BaseModel):
         "views that training items alone have (source `table`), by which others are not found. "
         "`text_only`: only the views that come of attributes.",
     )
-    diversity: float = Field(
-        0.0,
+    diversity: float | None = Field(
+        None,
         ge=0,
         le=1,
         description="How much an item that is like one before it loses by that (maximal marginal "
-        "relevance): 0 nothing, 1 all but likeness is ignored. Scores stay as they are.",
+        "relevance): 0 nothing, 1 all but likeness is ignored. Scores stay as they are. Without it "
+        f"0, and {FALLBACK_DIVERSITY} where `strategy` of the answer is `fallback`.",
     )
     explore: float = Field(
         0.0,
@@ -143,7 +144,15 @@ class RecommendedItem(ScoredItem):
         None, description="`true` where the item has its place by `explore`.", examples=[True]
     )
     because: str | None = Field(
-        None, description="The item of the history that is nearest to it.", examples=["ml-50"]
+        None,
+        description="The item of the history that is nearest to it; left out where that has no id, "
+        "since it came by its attributes or vectors.",
+        examples=["ml-50"],
+    )
+    because_at: int | None = Field(
+        None,
+        description="Where in `history` the item stands that is nearest to it, from 0 on.",
+        examples=[1],
     )
     attributes: dict[str, float] | None = Field(
         None,
@@ -154,7 +163,10 @@ class RecommendedItem(ScoredItem):
 
 
 class RecommendResponse(BaseModel):
-    """Items, best first, where no `diversity` or `explore` says otherwise; ties by id."""
+    """Items, best first, where no `diversity` or `explore` says otherwise; ties by id.
+
+    A `fallback` is diverse where no `diversity` is sent, too.
+    """
 
     bundle: str = Field(description="Hash of all that changes an answer.")
     recommendation_id: str = Field(description="Of this answer, to join later events to it.")
@@ -166,7 +178,7 @@ class RecommendResponse(BaseModel):
     items: list[RecommendedItem]
     unknown_history: list[str] = Field(description="Ids of the history that were skipped.")
     degraded: list[str] = Field(
-        description="`no_history`: the history is empty or says nothing by this strategy. "
+        description="`no_history`: `strategy` is `fallback`. "
         "`fewer_than_k`: no more items are allowed and match. `cache`: Redis cannot be reached.",
         examples=[[]],
     )
@@ -231,8 +243,9 @@ async def recommend(
     """The k items most likely to follow this history.
 
     Every item of the catalogue can come, also one that was added a moment ago. Ids that the
-    catalogue does not know are skipped and listed; 404 only if it knows nothing of the history.
-    An empty history is answered with what is popular, and that is said.
+    catalogue does not know are skipped and listed; 404 only if it knows nothing of the history,
+    and not by the strategy `popular`. An empty history is answered with what is popular, and that
+    is said.
     """
     started = time.perf_counter()
     require_active(query.bundle, parts.bundle.bundle_hash)
@@ -248,7 +261,12 @@ async def recommend(
     matching = parts.store.filter_of(query.filter)
     ranked = await parts.recommender.recommend(
         await seen(
-            query.history, query.bundle, serving.settings.max_items, parts.bundle, parts.embedder
+            query.history,
+            query.bundle,
+            serving.settings.max_items,
+            parts.bundle,
+            parts.embedder,
+            with_attributes=parts.recommender.reads_attributes(query.strategy),
         ),
         query.k,
         query.exclude,
@@ -269,8 +287,10 @@ async def recommend(
         )
         for item_id, score in ranked.items
     ]
-    for item, nearest in zip(items, ranked.because or (), strict=False):
-        item.because = nearest
+    for item, at in zip(items, ranked.because or (), strict=False):
+        nearest = query.history[at]
+        item.because = nearest if isinstance(nearest, str) else None
+        item.because_at = at
     if query.explain == "attributes" and ranked.queries:
         await _explain(items, ranked.queries, parts)
     reasons = {

@@ -57,6 +57,7 @@ def _holds(told: list[str], etag: str) -> bool:
     return bool(tags & {"*", etag})
 
 
+@router.head("/")
 @router.get("/")
 async def page(request: Request) -> Response:
     """The page."""

@@ -17,6 +17,7 @@ def embed_body(**attributes: object) -> dict[str, Any]:
     return {"items": [ITEM, {"item_id": "y", "attributes": attributes}]}
 
 
+SEARCH_FIELDS = "is no field here; there are view, vector, k, exclude, filter, bundle"
 SCHEMA: list[tuple[str, dict[str, Any], str]] = [
     ("/embed", {"items": []}, "items"),
     ("/embed", {}, "items"),
@@ -83,6 +84,59 @@ def test_a_wrong_field_is_a_422_that_names_it(
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert [error["field"] for error in problem["errors"]] == [field]
     assert field in problem["detail"]
+
+
+SENTENCES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("/search", {"view": "text", "vector": [1.0], "top": 1}, "top", SEARCH_FIELDS),
+    ("/recommend", {"history": [{"title": "X"}]}, "history[0].title", "are attributes, vectors"),
+    ("/embed", {"items": [{**ITEM, "x": 1}]}, "items[0].x", "there are item_id, attributes"),
+    ("/items:batch", {"items": [{**ITEM, "x": 1}]}, "items[0].x", "there are item_id, attrib"),
+    ("/embed", {}, "items", "is missing"),
+    ("/embed", {"items": []}, "items", "has 0 entries; at least 1 must come"),
+    ("/recommend", {"history": [{"attributes": {}}]}, "history[0].attributes", "at least 1 must"),
+    ("/recommend", {"history": ["1"] * 1001}, "history", "has more than 1000 entries"),
+    ("/recommend", {"history": [""]}, "history[0]", "must have 1 or more characters"),
+    ("/recommend", {"history": "1"}, "history", "must be a list"),
+    ("/recommend", {"history": [], "k": 0}, "k", "must be 1 or more"),
+    ("/recommend", {"history": [], "k": 501}, "k", "must be 500 or less"),
+    ("/recommend", {"history": [], "k": 1.5}, "k", "must be a whole number"),
+    ("/recommend", {"history": [], "explore": "x"}, "explore", "must be a number"),
+    ("/recommend", {"history": [], "exclude_history": 1}, "exclude_history", "true or false"),
+    ("/recommend", {"history": [], "explain": "x"}, "explain", "must be 'none', 'history' or"),
+    ("/admin/bundles", {"bundle": "../x"}, "bundle", "must be as the regular expression ^[A-Z"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "field", "message"), SENTENCES)
+def test_what_is_wrong_is_said_in_one_sentence_and_not_pydantics(
+    shared: Client, path: str, body: dict[str, Any], field: str, message: str
+) -> None:
+    problem = shared.post(path, json=body).json()
+
+    errors = problem["results"][0]["errors"] if "results" in problem else problem["errors"]
+    assert errors[0]["field"] == field
+    assert message in errors[0]["message"]
+
+
+def test_a_wrong_parameter_is_told_which_there_are(shared: Client) -> None:
+    answer = shared.get("/map", params={"limt": 3})
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "limt: is no field here; there are attribute, limit"
+
+
+def test_a_request_for_another_bundle_is_a_409_that_names_the_field(shared: Client) -> None:
+    for path, body in {
+        "/recommend": {"history": ["1"]},
+        "/search": {"view": "text", "vector": [1.0] * 8},
+        "/items:batch": {"items": [ITEM]},
+    }.items():
+        answer = shared.post(path, json={**body, "bundle": "another"})
+
+        assert answer.status_code == 409
+        (error,) = answer.json()["errors"]
+        assert (error["field"], error["value"]) == ("bundle", '"another"')
+        assert "the request is meant for bundle 'another'" in error["message"]
 
 
 def test_a_wrong_value_is_shown_but_short(shared: Client) -> None:

@@ -132,7 +132,7 @@ def test_a_number_where_all_items_have_strings_is_refused_and_else_matches_numbe
     assert refused.json()["errors"] == [
         {
             "field": "filter.gte",
-            "message": "asks for numbers, and items have strings there",
+            "message": 'asks for numbers, and items have strings there; send "1955"',
             "value": "1955",
         }
     ]

@@ -243,6 +243,7 @@ def test_what_is_no_filter_is_refused_with_the_path_of_the_error(
     (error,) = refused.value.errors
     assert error.field == field
     assert message in error.message
+    assert error.value is not None or field.endswith(("eq", "lt", "in[1]"))  # a null
 
 
 def test_a_filter_may_be_as_large_as_is_allowed() -> None:
@@ -285,6 +286,29 @@ def test_values_of_a_kind_that_no_item_has_while_they_have_others_are_refused(
     (error,) = refused.value.errors
     assert error.field == field
     assert message in error.message
+
+
+@pytest.mark.parametrize(
+    ("there", "told", "instead"),
+    [
+        ({"string"}, on("a", gte=1990), '; send "1990"'),
+        ({"string"}, on("a", lt=-0.5), '; send "-0.5"'),
+        ({"string"}, on("a", **{"in": [1990, 1991]}), '; send "1990" and the like'),
+        ({"number"}, on("a", eq="1990"), "; send 1990"),
+        ({"number"}, on("a", **{"in": ["9.5"]}), "; send 9.5 and the like"),
+        ({"number"}, on("a", eq="new"), "there"),
+        ({"number"}, on("a", eq="٣"), "there"),
+        ({"boolean"}, on("a", eq=1), "there"),
+        ({"string"}, on("a", eq=True), "there"),
+    ],
+)
+def test_a_number_for_a_string_and_the_other_way_round_are_told_what_to_send(
+    there: set[str], told: object, instead: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        parse(told, Given(there=there))
+
+    assert refused.value.errors[0].message.endswith(instead)
 
 
 def test_one_kind_that_items_have_is_enough_and_where_nobody_has_any_all_may_be_asked_for() -> None:

@@ -59,6 +59,14 @@ def test_a_ready_service_lives_and_is_ready(shared: Client) -> None:
     assert shared.get("/health/ready").json() == {"status": "ready", "items": 12, "degraded": []}
 
 
+def test_probes_and_the_page_may_be_asked_for_by_head(shared: Client) -> None:
+    for path in ("/health/live", "/health/ready", "/"):
+        got, head = shared.get(path), shared.request("HEAD", path)
+
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == got.headers["content-type"]
+
+
 def test_until_it_is_loaded_it_lives_and_names_its_phase(tiny_bundle: Path, tmp_path: Path) -> None:
     import asyncio
 

@@ -86,12 +86,51 @@ def test_what_the_catalogue_lacks_is_listed_beside_inline_items(shared: Client) 
     assert answer["strategy"] == "best"
 
 
-def test_an_explanation_names_items_of_the_catalogue_alone(shared: Client) -> None:
-    both = {"history": ["5", {"attributes": NEW}], "explain": "history"}
-    alone = {"history": [{"attributes": NEW}], "explain": "history"}
+def test_an_explanation_tells_where_in_the_history_an_inline_item_stands(serve: Serve) -> None:
+    client = serve()
+    twin = client.get("/items/3").json()["attributes"]  # nothing is nearer to film 3
+    body = {"history": ["5", "x", {"attributes": twin}], "k": 500, "explain": "history"}
 
-    assert {e["because"] for e in shared.post("/recommend", json=both).json()["items"]} == {"5"}
-    assert all("because" not in e for e in shared.post("/recommend", json=alone).json()["items"])
+    answer = client.post("/recommend", json=body).json()
+    client.put("/items/twin", json={"attributes": twin})
+    stored = client.post("/recommend", json={**body, "history": ["5", "x", "twin"]}).json()
+
+    told = {each["item_id"]: (each.get("because"), each["because_at"]) for each in answer["items"]}
+    assert told["3"] == (None, 2)
+    assert set(told.values()) == {("5", 0), (None, 2)}
+    where = {each["item_id"]: each["because_at"] for each in stored["items"]}
+    assert where == {item_id: at for item_id, (_, at) in told.items()}
+    assert {each["because"] for each in stored["items"]} == {"5", "twin"}
+
+
+def test_where_nothing_of_the_history_can_be_compared_no_item_is_named(
+    shared: Client, bundle: Bundle
+) -> None:
+    body = {
+        "history": [{"vectors": {"id": [1.0, 0.0, 0.0, 0.0]}}],
+        "bundle": bundle.bundle_hash,
+        "explain": "history",
+        "k": 3,
+    }
+
+    answer = shared.post("/recommend", json=body).json()
+
+    assert answer["strategy"] == "best"
+    assert [set(each) for each in answer["items"]] == [{"item_id", "score", "popularity"}] * 3
+
+
+@pytest.mark.parametrize("strategy", ["popular", "id_only"])
+def test_the_llm_is_not_run_for_a_strategy_that_does_not_read_what_it_says(
+    serve: Serve, strategy: str
+) -> None:
+    client = serve()
+
+    found = client.recommended(["3", {"attributes": NEW}], strategy=strategy)
+
+    assert client.metric('llmemb_embed_items_total{source="model"}') == 0
+    agree(found, client.recommended(["3"], strategy=strategy))
+    wrong = {"history": [{"attributes": {"title": {}}}], "strategy": strategy}
+    assert client.post("/recommend", json=wrong).status_code == 422
 
 
 def test_vectors_of_another_bundle_are_a_409(shared: Client) -> None:
@@ -101,12 +140,17 @@ def test_vectors_of_another_bundle_are_a_409(shared: Client) -> None:
 
     assert answer.status_code == 409
     assert answer.json()["type"] == "urn:llmemb:bundle-mismatch"
+    (error,) = answer.json()["errors"]
+    assert (error["field"], error["value"]) == ("bundle", f'"{"0" * 64}"')
+    assert error["message"].startswith("the request is meant for bundle '000000000000' and ")
 
 
 @pytest.mark.parametrize(
     ("vectors", "field", "words"),
     [
-        ({}, "history[1].vectors", "is empty"),
+        ({}, "history[1].vectors", "is empty; send the vector of a view, or `attributes` in"),
+        ({"text": [True] * 8}, "history[1].vectors.text[0]", "must be a number"),
+        ({"text": True}, "history[1].vectors.text", "must be a list of numbers, or base64"),
         ({"nope": [1.0]}, "history[1].vectors", "there are text, id, llm"),
         ({"text": [1.0] * 7}, "history[1].vectors.text", "must have 8 numbers; got 7"),
         ({"text": [1e20] * 8}, "history[1].vectors.text", "scores would overflow"),
@@ -121,7 +165,7 @@ def test_a_vector_that_cannot_be_used_is_named(
     answer = shared.post("/recommend", json=body)
 
     assert answer.status_code == 422
-    (error,) = answer.json()["errors"]
+    error = answer.json()["errors"][0]
     assert error["field"] == field
     assert words in error["message"]
 

@@ -95,8 +95,8 @@ BROKEN: dict[str, tuple[bytes, str, str]] = {
     "NaN": (line(7).replace(b'"film 7"', b"NaN"), "lines[8]", "numbers must be finite"),
     "not UTF-8": (b"\xff\n", "lines[8]", "not UTF-8"),
     "no object": (b"[1]\n", "lines[8]", "must be an object"),
-    "no id": (b'{"attributes": {"a": "b"}}\n', "lines[8].item_id", "required"),
-    "a field too many": (line(7, price=3), "lines[8].price", "not permitted"),
+    "no id": (b'{"attributes": {"a": "b"}}\n', "lines[8].item_id", "is missing"),
+    "a field too many": (line(7, price=3), "lines[8].price", "is no field here"),
     "a wrong attribute": (
         line(7, attributes={"price": {"a": 1}}),
         "lines[8].attributes.price",

@@ -213,6 +213,7 @@ def test_an_explanation_names_the_nearest_item_of_the_history(shared: Client) ->
     for item in answer["items"]:
         one, five = (text[item["item_id"]] @ text[each] for each in ("1", "5"))
         assert item["because"] == ("1" if one > five else "5")
+        assert item["because_at"] == (0 if one > five else 1)
         assert "attributes" not in item
     assert set(plain["items"][0]) == {"item_id", "score", "popularity"}
 

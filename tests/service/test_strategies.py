@@ -192,20 +192,39 @@ def test_a_history_that_a_strategy_cannot_read_is_answered_as_an_empty_one(
     assert "11" not in ids(answer)
 
 
+def test_an_empty_history_that_asks_for_no_diversity_has_none(shared: Client) -> None:
+    plain = asked(shared, [], k=5, strategy="popular")
+
+    for none in (0, 0.0):
+        answer = asked(shared, [], k=5, diversity=none)
+        assert (answer["strategy"], answer["items"]) == ("fallback", plain["items"])
+    # Film 1, which is next, is too much like film 0.
+    assert asked(shared, [], k=5, diversity=None)["items"] != plain["items"]
+
+
 def test_an_unknown_history_is_not_an_empty_one(shared: Client) -> None:
-    for strategy in ("best", "popular"):
+    for strategy in ("best", "id_only", "text_only"):
         answer = shared.post("/recommend", json={"history": ["x"], "strategy": strategy})
         assert answer.status_code == 404
 
 
-def test_what_is_popular_is_not_explained_by_attributes(shared: Client) -> None:
-    answer = asked(shared, ["1", "5"], strategy="popular", explain="attributes", k=3)
-    empty = asked(shared, [], explain="attributes", k=3)
+def test_popular_answers_whatever_the_history(shared: Client) -> None:
+    answer = asked(shared, ["x", "y", "x"], k=3, strategy="popular")
 
-    assert [set(each) for each in answer["items"]] == [
-        {"item_id", "score", "popularity", "because"}
-    ] * 3
-    assert [set(each) for each in empty["items"]] == [{"item_id", "score", "popularity"}] * 3
+    assert (answer["strategy"], answer["degraded"]) == ("popular", [])
+    assert answer["unknown_history"] == ["x", "y"]
+    assert ids(answer) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("explain", ["history", "attributes"])
+def test_what_is_popular_has_no_reasons(shared: Client, explain: str) -> None:
+    popular = asked(shared, ["1", "5"], strategy="popular", explain=explain, k=3)
+    fallback = asked(shared, ["11"], strategy="id_only", explain=explain, k=3)
+    empty = asked(shared, [], explain=explain, k=3)
+
+    assert fallback["strategy"] == "fallback"
+    for answer in (popular, fallback, empty):
+        assert [set(each) for each in answer["items"]] == [{"item_id", "score", "popularity"}] * 3
 
 
 def test_a_strategy_is_explained_by_its_own_scores(shared: Client) -> None:
