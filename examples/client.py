@@ -549,7 +549,8 @@ def main() -> None:
             titles = {each["item_id"]: each["attributes"].get("title", "") for each in found}
             for item in items:
                 title = titles.get(item["item_id"], "")  # it may have gone meanwhile
-                print(f"{item['score']:8.3f}  {item['item_id']}  {title}  <- {item.get('because', '')}")
+                why = item.get("because", "")
+                print(f"{item['score']:8.3f}  {item['item_id']}  {title}  <- {why}")
     except (Problem, httpx.TransportError) as error:
         sys.exit(f"{arguments.url}: {error}")
 
