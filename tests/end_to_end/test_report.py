@@ -240,7 +240,7 @@ def test_it_says_how_the_run_was_split_and_what_read_the_items(facts: dict[str, 
 @pytest.mark.parametrize(
     ("line", "logged", "shown"),
     [
-        ('{"epoch": 1, "loss": NaN, "validation_ndcg10": NaN}', "report: ", "RAT"),
+        ('{"epoch": 0, "loss": NaN, "validation_ndcg10": NaN}', "report: ", "RAT"),
         ('{"loss": 1.0}', "report: ", "metrics.jsonl is damaged: line "),
         ('{"epoch": 1}', "the run's report was not written (KeyError: ", ""),
     ],
@@ -257,7 +257,7 @@ def test_a_damaged_curve_never_fails_a_command_whose_work_is_done(
     shutil.copytree(trained, tmp_path / "run")
     page = tmp_path / "run" / "report.html"
     page.unlink()
-    with (tmp_path / "run" / "rat" / "text" / "metrics.jsonl").open("a") as metrics:
+    with (tmp_path / "run" / "rat" / "id" / "metrics.jsonl").open("a") as metrics:
         metrics.write(line + "\n")
     config = str(trained.parent / "run.toml")
 
