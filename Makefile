@@ -32,7 +32,7 @@ test-browser: extras := service,training,test,browser
 test-browser: ## install, with Chromium for root on Debian, then look at the page in a browser
 	$(install)
 	@sh scripts/chromium.sh
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m browser tests/browser
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m browser $(AGAIN) tests/browser
 
 check: extras := service,training,test,dev
 check: ## install, then lint, check the format and the types, look for what is not safe

@@ -77,10 +77,12 @@ def test_a_film_is_searched_for_chosen_and_recommended_for(visit: Visit) -> None
     expect_history(page, "Film number 7")
     assert recommended(page)[0] == "Film number 8"  # which follows it in the tiny data
     first = page.locator(".recommended > li").first
-    assert first.locator(".because").inner_text() == "because of Film number 7"
+    wait_for(page, lambda: first.locator(".because").inner_text() == "because of Film number 7")
     assert {"release_year:\n1958", "genres:\nAction"} <= set(texts(first.locator(".chips li")))
     assert re.fullmatch(r"score -?[\d.]+", first.locator(".score").text_content() or "")
-    assert page.locator(".recommended > li").nth(1).locator(".bar span").is_visible()
+    wait_for(
+        page, lambda: page.locator(".recommended > li").nth(1).locator(".bar span").is_visible()
+    )
 
 
 def test_recommendations_follow_the_history_as_it_is_moved_and_shortened(visit: Visit) -> None:
@@ -121,7 +123,7 @@ def test_a_recommendation_is_added_with_its_button_and_opened_by_its_title(visit
 
     assert len(texts(drawer.locator(".neighbours .title"))) == 8
     page.keyboard.press("Escape")
-    assert not drawer.is_visible()
+    wait_for(page, lambda: not drawer.is_visible())
 
 
 def test_popularity_and_ids_alone_stand_side_by_side(visit: Visit) -> None:
@@ -141,9 +143,9 @@ def test_popularity_and_ids_alone_stand_side_by_side(visit: Visit) -> None:
     assert popular[0] == "Film number 0"  # 6 interactions, more than any other
     assert "Film number 11" in ours  # nobody has used it; a model of ids cannot know it
     assert "Film number 11" not in ids
-    assert columns.nth(0).locator(".badge.cold").count() == 1
-    assert columns.nth(1).locator(".badge.head").first.inner_text() == "head"
-    assert "cold" in columns.nth(0).locator(".mix").inner_text()
+    wait_for(page, lambda: columns.nth(0).locator(".badge.cold").count() == 1)
+    wait_for(page, lambda: columns.nth(1).locator(".badge.head").first.inner_text() == "head")
+    wait_for(page, lambda: "cold" in columns.nth(0).locator(".mix").inner_text())
 
 
 def test_a_way_that_knows_nothing_of_the_history_says_so(visit: Visit) -> None:
@@ -154,7 +156,12 @@ def test_a_way_that_knows_nothing_of_the_history_says_so(visit: Visit) -> None:
 
     ids = page.locator("[data-strategy=id_only]")
     ids.get_by_text("Nothing is known of this history here").wait_for()
-    assert not page.locator("[data-strategy=best]").get_by_text("Nothing is known").is_visible()
+    wait_for(
+        page,
+        lambda: (
+            not page.locator("[data-strategy=best]").get_by_text("Nothing is known").is_visible()
+        ),
+    )
 
 
 # --- keyboard --------------------------------------------------------------------------------
@@ -180,14 +187,14 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     title = marked.locator(".option-title").inner_text()
     page.keyboard.press("Enter")
     expect_history(page, title)
-    assert page.get_by_role("listbox").count() == 0  # it closed
+    wait_for(page, lambda: page.get_by_role("listbox").count() == 0)  # it closed
 
     page.get_by_role("tab", name="Try").focus()
     page.keyboard.press("ArrowRight")
     page.get_by_role("heading", name="Add an item").wait_for()
     page.keyboard.press("End")
     page.get_by_role("heading", name="Health", level=1).wait_for()
-    assert page.get_by_role("tab", selected=True).inner_text() == "Health"
+    wait_for(page, lambda: page.get_by_role("tab", selected=True).inner_text() == "Health")
 
 
 def test_what_the_eye_sees_is_said(visit: Visit) -> None:
@@ -288,7 +295,7 @@ def test_an_empty_form_says_what_it_needs(visit: Visit) -> None:
 
     page.get_by_role("button", name="Add it").click()
 
-    assert page.get_by_text("at least one attribute").is_visible()
+    wait_for(page, lambda: page.get_by_text("at least one attribute").is_visible())
 
 
 # --- Map -------------------------------------------------------------------------------------
@@ -335,7 +342,7 @@ def test_the_map_shows_an_item_and_its_neighbours_when_it_is_clicked(visit: Visi
 
     panel = page.locator("#map-item")
     panel.get_by_text("Nearest to it").wait_for()
-    assert panel.locator(".id code").inner_text() == place["ids"][0]
+    wait_for(page, lambda: panel.locator(".id code").inner_text() == place["ids"][0])
     assert len(texts(panel.locator(".neighbours .title"))) == 8
     assert pixels(page) != before
 
@@ -354,7 +361,7 @@ def test_the_map_is_moved_and_read_by_keyboard(visit: Visit) -> None:
 
     page.keyboard.press("Enter")
     page.locator("#map-item").get_by_text("Nearest to it").wait_for()
-    assert "nearest to it" in (page.locator("#live").text_content() or "")
+    wait_for(page, lambda: "nearest to it" in (page.locator("#live").text_content() or ""))
 
 
 def test_the_wheel_comes_closer_and_a_drag_moves(visit: Visit) -> None:
@@ -391,7 +398,7 @@ def test_the_map_is_coloured_by_an_attribute_and_says_so(visit: Visit) -> None:
     ]
     before = pixels(page)
     legend.first.click()
-    assert legend.first.get_attribute("aria-pressed") == "false"
+    wait_for(page, lambda: legend.first.get_attribute("aria-pressed") == "false")
     assert pixels(page) != before
 
 
@@ -459,7 +466,7 @@ def test_health_tells_what_is_served_and_how_it_fares(visit: Visit, service: Cli
     told = page.locator("#panel-health").inner_text()
     assert info["bundle"][:12] in told
     assert "tiny-llama" in told
-    assert page.locator("#now-index").inner_text() == str(info["items"])
+    wait_for(page, lambda: page.locator("#now-index").inner_text() == str(info["items"]))
     assert "Nothing was measured when this bundle was exported." in told
     assert "Redis" not in told
 
@@ -523,7 +530,7 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_its_scope_is_told(
 
     page.reload()
     assert recommended(page)
-    assert not dialog.is_visible()
+    wait_for(page, lambda: not dialog.is_visible())
     assert page.evaluate("Object.values(localStorage).join()") == ""
     page.get_by_role("tab", name="Add an item").click()
     page.get_by_label("title", exact=True).fill("Ran")
@@ -610,7 +617,7 @@ def test_an_item_that_was_deleted_meanwhile_leaves_the_history_with_a_notice(
 
     notices = page.locator("#notices")
     notices.get_by_text("no longer in the catalogue").wait_for()
-    assert "“Gone gone-1”" in notices.inner_text()
+    wait_for(page, lambda: "“Gone gone-1”" in notices.inner_text())
     expect_history(page, "Film number 2")
     assert recommended(page)
 
@@ -640,9 +647,9 @@ def test_a_history_that_is_unknown_and_then_known_again_is_no_notice_and_no_wait
     page = visit.open(history=["2"])
 
     page.locator("#results").get_by_text(detail).wait_for()
-    assert page.locator("#results").inner_text() == detail
-    assert page.locator("#notices").inner_text() == ""
-    assert page.locator("#results").get_attribute("aria-busy") is None
+    wait_for(page, lambda: page.locator("#results").inner_text() == detail)
+    wait_for(page, lambda: page.locator("#notices").inner_text() == "")
+    wait_for(page, lambda: page.locator("#results").get_attribute("aria-busy") is None)
     expect_history(page, "Film number 2")
 
 
@@ -725,7 +732,7 @@ def test_the_theme_is_chosen_and_kept(visit: Visit) -> None:
     button = page.get_by_role("button", name="Theme")
     button.click()
     button.click()
-    assert "dark" in (button.get_attribute("aria-label") or "")
+    wait_for(page, lambda: "dark" in (button.get_attribute("aria-label") or ""))
     dark = page.evaluate(colour)
     page.reload()
 
