@@ -18,6 +18,7 @@ from service.cache import Cache, MemoryCache, RedisCache
 from service.embedder import Embedder
 from service.errors import NotReady
 from service.index import Floats
+from service.listing import Listing
 from service.metrics import Metrics
 from service.recommender import Recommender
 from service.schema import CatalogueError
@@ -46,8 +47,8 @@ SAME = {"float32": 0.9999, "bfloat16": 0.999}
 class Parts:
     """What routes work with.
 
-    Threads: `disk` reads and writes SQLite, `projecting` and `ranking` run the small models, and
-    the batcher has its own.
+    Threads: `disk` writes to SQLite, `reading` reads what is stored, others run the small models,
+    and the batcher has its own.
 
     Attributes:
         parity: the least cosine of the self-test; 1 for a bundle without items.
@@ -61,6 +62,7 @@ class Parts:
     recommender: Recommender
     parity: float
     disk: ThreadPoolExecutor
+    reading: ThreadPoolExecutor
     threads: Sequence[ThreadPoolExecutor]
 
 
@@ -191,8 +193,7 @@ class Serving:
         await parts.batcher.close()
         await asyncio.to_thread(parts.store.leave)
         for thread in parts.threads:
-            if thread is not parts.disk:
-                thread.shutdown(wait=False)
+            thread.shutdown(wait=False)
         if self._parts is None or parts.cache is not self._parts.cache:
             await parts.cache.close()
 
@@ -239,6 +240,7 @@ class Serving:
         projecting = ThreadPoolExecutor(1, "project", use_threads, (1,))
         ranking = ThreadPoolExecutor(1, "rank", use_threads, (1,))
         disk = beside.disk if beside else ThreadPoolExecutor(1, "disk")
+        reading = beside.reading if beside else ThreadPoolExecutor(1, "reading")
         return Parts(
             bundle=bundle,
             store=store,
@@ -248,7 +250,8 @@ class Serving:
             recommender=Recommender(bundle, store, ranking, metrics),
             parity=parity,
             disk=disk,
-            threads=(projecting, ranking, disk),
+            reading=reading,
+            threads=(projecting, ranking),
         )
 
     async def close(self) -> None:
@@ -269,6 +272,7 @@ class Serving:
                 async with asyncio.timeout(CLOSING_S):
                     await asyncio.to_thread(parts.store.leave)
                     await asyncio.to_thread(parts.disk.shutdown)
+                    await asyncio.to_thread(parts.reading.shutdown)
                     await asyncio.to_thread(parts.store.close)
             await parts.cache.close()
 
@@ -310,6 +314,11 @@ def _cosine(left: Floats, right: Floats) -> float:
 async def on_disk(parts: Parts, work: Callable[[], T]) -> T:
     """What a blocking call on the store returns, run on its thread, in the order of the calls."""
     return await asyncio.get_running_loop().run_in_executor(parts.disk, work)
+
+
+async def reading(parts: Parts, work: Callable[[Listing], T]) -> T:
+    """What is read of the stored items, while others write."""
+    return await asyncio.get_running_loop().run_in_executor(parts.reading, work, parts.store.items)
 
 
 # Dependencies that are no coroutines FastAPI runs on threads, which costs more than these do.
