@@ -294,7 +294,7 @@ class Snapshot:
         end = count + len(upserts)
         size = len(room.hidden)
         if len(room.ids) > count or end > size:  # another snapshot has gone on from here, or full
-            room = room.grown(count, max(size, 2 * end))
+            room = room.grown(count, max(size, end + end // 2))
         behind = len(upserts)
         live = np.concatenate([self._live, np.ones(behind, bool)])
         shown = np.concatenate([self._may, np.array([i not in hidden for i in upserts], bool)])
@@ -387,7 +387,7 @@ class Snapshot:
         """The same items, over a main block made of this snapshot or of one before it."""
         first = rebuilt.end - len(self.main)  # of the places behind, the first that it lacks
         behind = self._count - first
-        room = self._room.part(first, self._count, max(FIRST_ROOM, 2 * behind))
+        room = self._room.part(first, self._count, max(FIRST_ROOM, behind + behind // 2))
         start = len(rebuilt.main)
         live, shown = self._live, self._may
         if rebuilt.kept is not None:

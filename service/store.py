@@ -159,10 +159,11 @@ class CatalogueStore:
         """Keep the index in shape from now on; a store beside another one leaves that be."""
         self._upkeep = Upkeep(lambda: self._state.snapshot, self._lay_over, self._keep, self._kept)
 
-    def _keep(self, main: Main) -> int:
+    def _keep(self, main: Main) -> None:
         """Write a generation, unless another store's are wanted; one at a time."""
         with self._keeping:
-            return 0 if self._superseded else generations.write(self._path.parent, main, self._of)
+            if not self._superseded:
+                generations.write(self._path.parent, main, self._of)
 
     def _look(self) -> None:
         if self._upkeep:

@@ -275,7 +275,7 @@ def test_a_write_that_was_embedded_before_the_flip_is_written_after_it_in_the_ne
     (views,) = bundle.item_views(
         ["straddles"],
         client.app.state.serving.parts.bundle.encode(
-            [bundle.prompt(client.parts.store.get("straddles").item)]  # type: ignore[union-attr]
+            [bundle.prompt(client.parts.store.items.get("straddles").item)]  # type: ignore[union-attr]
         ).vectors,
     )
     np.testing.assert_allclose(views_of(client, "straddles")["text"], views["text"], atol=1e-5)
