@@ -9,9 +9,10 @@ PAUSE_S = 0.005
 
 
 class Pace:
-    """The pace of one thread.
+    """The pace of one thread, from now on.
 
     Args:
+        asked: whether anybody is answered, or was a moment ago.
         llm_busy: whether the LLM that is served has work.
         check: raises once the work is to stop.
 
@@ -19,20 +20,33 @@ class Pace:
         forward_s: what the last forward pass of this thread took; to be set by who ran it.
     """
 
-    def __init__(self, llm_busy: Callable[[], bool], check: Callable[[], None]) -> None:
+    def __init__(
+        self, asked: Callable[[], bool], llm_busy: Callable[[], bool], check: Callable[[], None]
+    ) -> None:
+        self._asked = asked
         self._llm_busy = llm_busy
         self._check = check
+        self._since = time.monotonic()
         self.forward_s = 0.0
 
     def let_others_first(self) -> None:
-        """Wait while the LLM that is served has work, but not for ever.
+        """Rest, while anybody is answered, as long as was worked since the last rest.
+
+        And wait while the LLM that is served has work, but not for ever. Whoever calls this holds
+        no lock.
 
         Raises:
             Exception: what `check` raises.
         """
-        until = time.monotonic() + PATIENCE * self.forward_s
+        now = time.monotonic()
+        rested, waited = now + (now - self._since), now + PATIENCE * self.forward_s
         while True:
             self._check()
-            if not self._llm_busy() or time.monotonic() >= until:
-                return
-            time.sleep(PAUSE_S)
+            now = time.monotonic()
+            if now < waited and self._llm_busy():
+                time.sleep(PAUSE_S)
+            elif now < rested and self._asked():
+                time.sleep(min(PAUSE_S, rested - now))
+            else:
+                break
+        self._since = now

@@ -240,7 +240,8 @@ class Upgrade:
         self._check()
         self._parity = check_encoder(bundle)
         batcher = self._served.batcher
-        pace = Pace(lambda: not batcher.idle, self._check)
+        admission = self._serving.admission
+        pace = Pace(lambda: admission.busy, lambda: not batcher.idle, self._check)
         with self._store.locked() as database:
             known = beside.find(database, bundle.bundle_hash)
             if known and known.encoder_hash != bundle.encoder_hash:
@@ -249,21 +250,20 @@ class Upgrade:
             if back and back.bundle_hash == bundle.bundle_hash:
                 back = known  # not kept where its vectors are of another dtype
             keep = [each for each in (beside.active(database), known, back) if each]
-        self._drop_all_but(keep)  # what was never finished
+        self._drop_all_but(keep, pace)  # what was never finished
         if known is None:
             with self._store.locked() as database, transaction(database):
                 known = beside.add(database, bundle.bundle_hash, bundle.encoder_hash)
         return _Target(bundle, known, Maker(bundle, self._serving.metrics.reindexed, pace), pace)
 
-    def _drop_all_but(self, keep: Sequence[Known]) -> None:
+    def _drop_all_but(self, keep: Sequence[Known], pace: Pace) -> None:
         with self._store.locked() as database, transaction(database):
             beside.distrust(database, [each.number for each in keep])
         more = True
-        while more and not self._stop.is_set():
+        while more:
+            pace.let_others_first()
             with self._store.locked() as database, transaction(database):
                 more = beside.drop_some(database, keep)
-        if more:
-            raise _Cancelled
 
     def _make_ready(self, target: _Target) -> None:
         """Tell the bundle of all items, build its index, and compare it."""
@@ -273,7 +273,9 @@ class Upgrade:
             pass
         self._tell(state="indexing")
         self._check()
-        store = target.store = self._store.beside(target.bundle, target.known)
+        store = target.store = self._store.beside(
+            target.bundle, target.known, target.pace.let_others_first
+        )
         target.parts = self._serving.assemble(
             target.bundle, store, self._parity, beside=self._served
         )
@@ -324,7 +326,9 @@ class Upgrade:
             self._loop.call_soon_threadsafe(keep_up)
         self._start(self._serving.let_retired_go())
         try:
-            self._drop_all_but([target.known, before])  # what was kept to go back to until now
+            self._drop_all_but(
+                [target.known, before], target.pace
+            )  # what was kept to go back to until now
         except (_Cancelled, StorageFull, sqlite3.Error):
             log.warning("vectors of an older bundle are dropped when the next one is made ready")
         self._tell(state="flipped", left=0)
@@ -386,6 +390,8 @@ class Upgrade:
         if not stale and not gone:
             return False
         made = target.maker.made(stale, urgent)
+        if not urgent:
+            target.pace.let_others_first()
         if stale:
             with self._store.locked() as database, transaction(database):
                 fresh = [
@@ -424,9 +430,10 @@ class Upgrade:
     def _compared(self, target: _Target, parts: Parts) -> Comparison:
         with self._store.reading(target.known) as database:
             sample = [each for (each,) in database.execute(SAMPLED, [SAMPLE])]
-        return compare(sample, self._bundled(self._served), self._bundled(parts), self._parity)
+        served, other = (self._bundled(each, target.pace) for each in (self._served, parts))
+        return compare(sample, served, other, self._parity)
 
-    def _bundled(self, parts: Parts) -> Bundled:
+    def _bundled(self, parts: Parts, pace: Pace) -> Bundled:
         async def recommended(history: Sequence[str], k: int) -> list[tuple[str, float]]:
             while True:
                 try:
@@ -437,6 +444,7 @@ class Upgrade:
                     await asyncio.sleep(error.retry_after_s or 1)
 
         def recommend(history: Sequence[str], k: int) -> list[tuple[str, float]]:
+            pace.let_others_first()
             return self._ask(recommended(history, k))
 
         return Bundled(parts.store.snapshot, parts.recommender.alike, recommend)
