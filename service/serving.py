@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import Depends, Request
 from threadpoolctl import threadpool_limits
 
+from service.admission import Admission
 from service.batcher import Batcher
 from service.bundles import Bundles
 from service.cache import Cache, MemoryCache, RedisCache
@@ -73,6 +74,7 @@ class Serving:
         phase: where it stands; one of a few words that readiness shows.
         failure: why it could not start, in one sentence.
         loading: whether `load` has yet to come to its end.
+        admission: of requests.
         imports: ids of the imports that are under way.
         import_turn: of those, the one that may ask the LLM.
         exports: that are under way.
@@ -86,6 +88,9 @@ class Serving:
         self.phase = "starting"
         self.failure: str | None = None
         self.loading = True
+        self.admission = Admission(
+            settings.max_requests, settings.max_inflight_bytes, self.retry_after_s
+        )
         self.import_turn = asyncio.Lock()
         self.imports: set[str] = set()
         self.exports: set[object] = set()

@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -204,11 +204,14 @@ class CatalogueStore:
         with closing(seeing(self._path, known)) as database:
             yield database
 
-    def beside(self, bundle: "Bundle", known: Known) -> "CatalogueStore":
+    def beside(self, bundle: "Bundle", known: Known, pause: Callable[[], None]) -> "CatalogueStore":
         """The same catalogue in the vectors of another bundle, as far as that has been told of it.
 
         What changes after that (behind `Known.position`, and `taken_out` of this store) is to be
         told to the new store by `follow`, until this one gives way to it.
+
+        Args:
+            pause: is called now and then, with nothing locked; may raise, and that is the end.
 
         Raises:
             CatalogueError: a stored vector is not what its view has.
@@ -217,7 +220,7 @@ class CatalogueStore:
         of = self._of._replace(bundle=bundle.bundle_hash, making=known.making, widths=widths)
         self.taken_out()
         with self.reading(known) as database:
-            snapshot, kept = read_snapshot(database, self._path, of)
+            snapshot, kept = read_snapshot(database, self._path, of, pause)
         return CatalogueStore(
             *(self._database, self._path, self._lock_file, of, bundle.manifest.llm_dim),
             *(snapshot, kept),
