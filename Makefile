@@ -26,7 +26,7 @@ test: extras := service,training,test
 test: ## install, then run the tests; they are offline
 	$(install)
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring"
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring or documents"
 
 test-browser: extras := service,training,test,browser
 test-browser: ## install, with Chromium for root on Debian, then look at the page in a browser

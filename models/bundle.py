@@ -3,7 +3,7 @@
 This is how it is read; models.bundle_writing writes it.
 
 manifest.json               what this is; SHA-256 of every other file
-README.md                   model card
+MODEL_CARD.md               what it was made of, how good it is, what it is not for
 items.jsonl                 the training catalogue, in row order
 items.safetensors           `interactions` (n,) int64 of those items in the training split,
                             `head` (n,) bool, `map_mean` (W,) and `map_axes` (W, 2) of models.plane

@@ -3,7 +3,7 @@
 import os
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +92,7 @@ def write_bundle(
     neighbours_weight: float,
     data: str,
     metrics: Mapping[str, Any],
-    card: str,
+    card: Callable[[Manifest], str],
 ) -> Manifest:
     """Write a bundle whole or not at all, replacing one that stands there.
 
@@ -101,7 +101,7 @@ def write_bundle(
         llm_vectors: (n, d_llm) float32 in catalogue order.
         interactions: (n,) of each item in the training split.
         head: (n,) which items are the most interacted with.
-        card: Markdown for README.md.
+        card: Markdown for MODEL_CARD.md, of the manifest as it is but for the card's own SHA-256.
 
     Raises:
         BundleError: shapes disagree or a vector is not finite.
@@ -158,8 +158,6 @@ def write_bundle(
         (partial / "llm").mkdir()
         for path in defining_files(llm):
             shutil.copyfile(path, partial / "llm" / path.name)
-    (partial / CARD).write_text(card, encoding="utf-8")
-
     manifest = Manifest(
         format=FORMAT,
         name=name,
@@ -202,6 +200,9 @@ def write_bundle(
         metrics=dict(metrics),
     )
     manifest = manifest.model_copy(update={"bundle_hash": manifest.hash()})
+    (partial / CARD).write_text(card(manifest), encoding="utf-8")
+    files = {**manifest.files, CARD: sha256_of(partial / CARD)}  # it changes no answer, and no hash
+    manifest = manifest.model_copy(update={"files": dict(sorted(files.items()))})
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
     _open_as(partial / MANIFEST, [path for path in partial.rglob("*") if path.is_file()])
     for path in [*partial.rglob("*"), partial]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -63,6 +64,16 @@ def fingerprint_folder(folder: Path) -> str:
     return fingerprint({path.name: sha256_of(path) for path in defining_files(folder)})
 
 
+def licence_of(folder: Path) -> str | None:
+    """The licence that an LLM's README.md opens with, as on the hub; None where it names none."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8").split("---")
+    except (OSError, UnicodeDecodeError):
+        return None
+    named = re.search(r"^license:\s*(\S.*)$", head[1], re.M) if len(head) > 2 else None
+    return named[1].strip().strip("\"'") if named and not head[0].strip() else None
+
+
 def find(source: str, revision: str | None = None) -> Path:
     """The folder of an LLM, given a folder or a hub id; a hub id is fetched if it is not cached.
 
@@ -78,7 +89,9 @@ def find(source: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(source, revision=revision, allow_patterns=[*DEFINING, "*.txt"])
+            snapshot_download(
+                source, revision=revision, allow_patterns=[*DEFINING, "*.txt", "README.md"]
+            )
         )
     except Exception as error:
         raise LLMError(

@@ -15,7 +15,8 @@ from models.prompt import PromptTemplate
 
 FORMAT = 4
 MANIFEST = "manifest.json"
-CARD = "README.md"
+CARD = "MODEL_CARD.md"
+CARDS = (CARD, "README.md")  # as bundles of this format had it at first, too
 Source = Literal["projection", "content", "table"]
 # What changes no answer; the LLM counts by its own SHA-256, wherever it lies.
 NOT_HASHED: dict[str, Any] = {
@@ -113,7 +114,7 @@ class Manifest(BaseModel):
         facts["files"] = {
             name: digest
             for name, digest in self.files.items()
-            if name != CARD and not name.startswith("llm/")
+            if name not in CARDS and not name.startswith("llm/")
         }
         return digest(facts)
 

@@ -154,6 +154,6 @@ def write_tiny_bundle(
         neighbours_weight=0.5,
         data="tiny",
         metrics={},
-        card="# tiny\n",
+        card=lambda _: "# tiny\n",
     )
     return folder

@@ -101,6 +101,9 @@ def _jobs(given: argparse.Namespace, words: list[str]) -> None:
     from training.recipe import Run, cold_run, time_run  # noqa: PLC0415
 
     whole = run = Run(read_config(given.config, given.changes, given.source))
+    if given.command == "fetch":
+        _fetch(run)
+        return
     steps: tuple[str, ...] = STEPS if given.command == "run" else (given.command,)
     if given.command == "evaluate" and (given.cold or given.time):
         run = cold_run(run.config) if given.cold else time_run(run.config)
@@ -124,6 +127,13 @@ def _jobs(given: argparse.Namespace, words: list[str]) -> None:
         _steps(steps, run, words)
     if {"evaluate", "export"} & set(steps):
         _report(whole)
+
+
+def _fetch(run: "Run") -> None:
+    from training.fetch import data_folder, llm_folder  # noqa: PLC0415
+
+    log.info("data: %s", data_folder(run.config.data.path, run.cache))
+    log.info("LLM: %s", llm_folder(run.config.llm.path, run.config.llm.revision, run.cache))
 
 
 def _export_as(

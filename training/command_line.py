@@ -86,6 +86,12 @@ COMMANDS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             ("report --run runs/shop", "runs/shop/report.html; it opens offline"),
         ],
     ),
+    "fetch": (
+        "get the run's LLM and data now, so that all the rest works offline",
+        [
+            ("fetch --config shop.toml", "a pinned LLM goes into .cache/llm, once for all runs"),
+        ],
+    ),
     "doctor": (
         "check this machine: hardware, disk, memory, Redis, model files, versions",
         [
@@ -171,7 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_options(name: str, to: argparse.ArgumentParser) -> None:
     """The options of one command."""
-    if name in {*STEPS, "run", "compare"}:
+    if name in {*STEPS, "run", "compare", "fetch"}:
         what = "the comparison" if name == "compare" else "the run"
         _config(to, what, required=True)
         _dry_run(name, to)
@@ -240,7 +246,7 @@ def _config(to: argparse.ArgumentParser, what: str, required: bool) -> None:
 
 
 def _dry_run(name: str, to: argparse.ArgumentParser) -> None:
-    if name != "compare":
+    if name not in {"compare", "fetch"}:
         to.add_argument(
             "--dry-run", action="store_true",
             help="change nothing: print what would be done, and an estimate of time, memory and "

@@ -1,11 +1,13 @@
 """What a run is asked to do, as its TOML file says it: one frozen section per job."""
 
+import codecs
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from models.encoder import Attention, DTypeName
 from models.projection import PRINCIPAL, Activation, InputScaling
@@ -13,6 +15,7 @@ from models.prompt import PromptTemplate
 from models.sequence import build
 from training import JobError
 from training.losses import ContrastiveLoss, NextItemLoss
+from training.sources.tabular import Columns
 
 
 class _Section(BaseModel):
@@ -28,6 +31,13 @@ class Data(_Section):
     path: str = Field(description="a folder, a .zip file, a URL of one, or a pinned name")
     items: str = Field("items.jsonl", description="tabular: file of items in the folder")
     interactions: str = Field("interactions.csv", description="tabular: file in the folder")
+    columns: Columns = Columns()
+    delimiter: str | None = Field(
+        None,
+        pattern=r'^[^"\r\n]$',
+        description="tabular: of CSV files; None: comma, semicolon, tab or bar, whichever fits",
+    )
+    encoding: str = Field("utf-8", description="tabular: of CSV files")
     unknown_items: Literal["drop", "fail"] = Field(
         "drop", description="interactions with items that the items file lacks"
     )
@@ -46,6 +56,15 @@ class Data(_Section):
     cold: float = Field(
         0.0, ge=0, lt=0.5, description="share of each of two sets of items held out as cold"
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError(f"{value!r} is no encoding that Python knows, as utf-8 is") from None
+        return value
 
 
 class LLM(_Section):
@@ -254,7 +273,9 @@ class Evaluate(_Section):
     """How results are measured."""
 
     k: int = Field(10, ge=1, description="length of the list that is measured")
-    negatives: int = Field(100, ge=1, description="of the 1 + n sampled protocol")
+    negatives: int = Field(
+        100, ge=1, description="of the 1 + n sampled protocol; fewer where there are not as many"
+    )
     bootstrap: int = Field(2000, ge=100, description="draws for an interval")
 
 
@@ -318,11 +339,35 @@ def read_config(
     try:
         return RunConfig.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] in {"missing", "value_error"} else f" (got {first['input']!r})"
-        raise JobError(f"{path}: {field}: {reason}{given}") from None
+        raise JobError(f"{path}: {_told(error)}") from None
+
+
+def _told(error: ValidationError) -> str:
+    """What is wrong with the first wrong field, and for an unknown one, what there is."""
+    first = error.errors(include_url=False)[0]
+    *sections, name = [str(part) for part in first["loc"]] or [""]
+    field = ".".join([*sections, name])
+    if first["type"] == "extra_forbidden":
+        known = _settings(sections)
+        near = difflib.get_close_matches(name, known, 1)
+        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        return f"{field}: there is no such setting; {there}"
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{field}: {reason}; docs/training.md has all settings"
+    return f"{field}: {reason}" + (
+        "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+    )
+
+
+def _settings(sections: Sequence[str]) -> list[str]:
+    """Names in a section of RunConfig; in one that is none, of the whole."""
+    model: type[BaseModel] = RunConfig
+    for section in sections:
+        kind = model.model_fields[section].annotation if section in model.model_fields else None
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            model = kind
+    return list(model.model_fields)
 
 
 def _put(fields: dict[str, Any], name: str, value: object) -> None:

@@ -9,11 +9,12 @@ metrics.json and report.md.
 """
 
 import json
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from training import JobError
 from training.config import Evaluate
@@ -25,6 +26,10 @@ from training.rat import read_trained
 from training.recipe import Run, Step, write_atomically
 from training.report import as_markdown, cold_as_markdown
 
+log = logging.getLogger(__name__)
+
+# Of the target's interactions in training: least and most of each bucket.
+COUNTS = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, 199), (200, None))
 SPLIT_BY = {
     "leave-one-out": "leave-one-out",
     "time": "split by time: the latest tenth of all interactions tests, by the first item of each "
@@ -56,7 +61,9 @@ def evaluate(run: Run) -> Step:
         for name, each in models.items()
     }
     save_file(arrays, step.folder / "ranks.safetensors")
-    figures = summarise(ranks, split, config.evaluate, SPLIT_BY[config.data.split])
+    figures = summarise(
+        ranks, split, config.evaluate, SPLIT_BY[config.data.split], negatives.shape[1]
+    )
     figures["weights"] = run.finished("rat").facts["weights"]
     figures["scft_steps"] = run.finished("scft").facts["steps"]
     figures["seed"] = config.rat.seed
@@ -70,14 +77,21 @@ def measure(run: Run) -> tuple[Protocols, Split, NDArray[np.int32]]:
     """Rank of each user's test item (U,) by protocol and model, the split, and the negatives.
 
     Raises:
-        JobError: the catalogue is too small for so many negatives.
+        JobError: a user has used the whole catalogue.
     """
     _, split = read_prepared(run)
     trained = read_trained(run)
+    wanted = run.config.evaluate.negatives
     try:
-        negatives = sample_negatives(split, run.config.evaluate.negatives, run.config.seed)
+        negatives = sample_negatives(split, wanted, run.config.seed)
     except ValueError as error:
         raise JobError(str(error)) from None
+    if negatives.shape[1] < wanted:
+        log.warning(
+            "the sampled protocol has %d negatives in place of %d: so many items are left to the "
+            "user who used most",
+            negatives.shape[1], wanted,
+        )  # fmt: skip
     before = split.test_histories
     found: Protocols = {}
     for model, ranker in (("id-only", trained.id_only), ("ours", trained.ours)):
@@ -131,15 +145,21 @@ def measure_cold(run: Run) -> dict[str, Any]:
     return figures
 
 
-def summarise(protocols: Protocols, split: Split, spec: Evaluate, split_by: str) -> dict[str, Any]:
-    """HR@k and NDCG@k with 95 % intervals, by protocol, model and group, and ours minus id-only."""
+def summarise(
+    protocols: Protocols, split: Split, spec: Evaluate, split_by: str, negatives: int
+) -> dict[str, Any]:
+    """HR@k and NDCG@k with 95 % intervals, by protocol, model and group, and ours minus id-only.
+
+    Args:
+        negatives: as many as were drawn.
+    """
     head = split.head()[split.test]
     cold = split.counts[split.test] == 0
     groups = {"overall": np.ones(len(head), bool), "head": head, "tail": ~head, "cold": cold}
     figures: dict[str, Any] = {
         "k": spec.k,
         "protocol": f"{split_by}; full: whole catalogue without the history; "
-        f"sampled: 1 positive and {spec.negatives} stored uniform negatives",
+        f"sampled: 1 positive and {negatives} stored uniform negatives",
         "targets": {name: int(members.sum()) for name, members in groups.items()},
     }
     for protocol, models in protocols.items():
@@ -161,6 +181,38 @@ def summarise(protocols: Protocols, split: Split, spec: Evaluate, split_by: str)
                 if members.any()
             }
     return figures
+
+
+def by_popularity(run: Run) -> list[dict[str, Any]]:
+    """HR@k and NDCG@k of both models by how often the target was in training, full catalogue.
+
+    Buckets that no target is in are left out.
+
+    Raises:
+        JobError: evaluate is not finished, or measured cold items.
+    """
+    step, spec = run.finished("evaluate"), run.config.evaluate
+    if run.config.data.cold:
+        raise JobError("this run holds items out; see cold items")
+    ranks = load_file(step.folder / "ranks.safetensors")
+    _, split = read_prepared(run)
+    asked = split.counts[split.test]
+    buckets = []
+    for low, high in COUNTS:
+        members = (asked >= low) & (asked <= (np.inf if high is None else high))
+        if not members.any():
+            continue
+        models = {
+            model: {
+                metric: _with_interval(
+                    measured(ranks[f"full/{model}"][members], spec.k), spec.bootstrap
+                )
+                for metric, measured in (("hr", hit_rate), ("ndcg", ndcg))
+            }
+            for model in ("id-only", "ours")
+        }
+        buckets.append({"low": low, "high": high, "targets": int(members.sum()), **models})
+    return buckets
 
 
 def _with_interval(values: NDArray[np.float64], draws: int) -> dict[str, float]:

@@ -6,12 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 from models.bundle_writing import write_bundle
 from models.manifest import FORMAT
 from training import JobError
+from training.card import model_card
 from training.config import RunConfig
 from training.encode import read_llm_vectors
 from training.prepare import read_prepared
 from training.rat import projection_spec, read_trained
 from training.recipe import Run, Step
-from training.report import as_card
 from training.run_llm import RunLLM
 
 
@@ -48,22 +48,12 @@ def export(run: Run) -> Step:
     folder = run.folder / "bundle"
     if step.done and folder.exists():
         return step
-    prepared, tuned = run.finished("prepare"), run.finished("scft")
-    encoded, measured = run.finished("encode"), run.finished("evaluate")
+    prepared, encoded = run.finished("prepare"), run.finished("encode")
+    measured = run.finished("evaluate")
     llm = RunLLM.of(run)
     catalogue, split = read_prepared(run)
     trained = read_trained(run)
     weights = trained.weights
-    figures = measured.facts
-    facts = {
-        "base LLM": config.llm.path,
-        "SCFT steps": tuned.facts["steps"],
-        "items": len(catalogue),
-        "users": prepared.facts["users"],
-        "interactions": prepared.facts["interactions"],
-        "weights": ", ".join(f"{view} {weight:g}" for view, weight in weights.items()),
-        "seed": config.rat.seed,
-    }
     manifest = write_bundle(
         folder,
         name=config.name,
@@ -92,8 +82,8 @@ def export(run: Run) -> Step:
         neighbours=trained.neighbours if "neighbours" in weights else None,
         neighbours_weight=weights.get("neighbours", 0.0),
         data=prepared.facts["data"],
-        metrics=figures,
-        card=as_card(config.name, facts, figures),
+        metrics=measured.facts,
+        card=lambda manifest: model_card(run, manifest),
     )
     step.finish(bundle=str(folder), bundle_hash=manifest.bundle_hash)
     return step

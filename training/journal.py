@@ -21,6 +21,11 @@ Ending = Literal["done", "reused", "stopped", "failed"]
 SECRET = re.compile(r"(://)[^/@\s']+@")
 
 
+def without_secrets(text: str) -> str:
+    """The text; of users and passwords in its URLs there is nothing left."""
+    return SECRET.sub(r"\1…@", text)
+
+
 @dataclass
 class Doing:
     """A step while it is done; how it ended, once it has."""
@@ -48,7 +53,7 @@ class Journal:
 
     def command(self, arguments: Sequence[str]) -> None:
         """Write down a command, what it runs on and with; a password in a URL is left out."""
-        told = SECRET.sub(r"\1…@", shlex.join(["python", "-m", "training", *arguments]))
+        told = without_secrets(shlex.join(["python", "-m", "training", *arguments]))
         self._write(event="command", command=told, machine=machine(), versions=versions())
 
     @contextmanager

@@ -82,7 +82,12 @@ def _read(run: Run, folder: Path) -> _Read:
     """
     data = run.config.data
     form = FORMATS.get(data.source)
-    source = form.load(folder) if form else tabular.load(folder, data.items, data.interactions)
+    if form:
+        source = form.load(folder)
+    else:
+        source = tabular.load(
+            folder, data.items, data.interactions, data.columns, data.delimiter, data.encoding
+        )
     if not source.items or not source.events.users:
         names = form.files(folder) if form else (data.items, data.interactions)
         what = "item with attributes" if source.events.users else "interaction"
@@ -96,6 +101,9 @@ def _read(run: Run, folder: Path) -> _Read:
         "interactions_with_unknown_items": unknown,
         "interactions_repeated": source.repeats,
     }
+    if source.blank:
+        log.warning("%d items say nothing but their ids and are left out", source.blank)
+        left_out["items_without_attributes"] = source.blank
     if data.core:
         before = len(events.users), len(catalogue)
         events, catalogue = core(events, catalogue, data.core)
@@ -106,12 +114,23 @@ def _read(run: Run, folder: Path) -> _Read:
     try:
         split = _split(run, interactions, catalogue, held)
     except ValueError as error:
-        raise JobError(f"{data.path}: {error}") from None
+        raise JobError(f"{data.path}: {error}{_few(run, interactions)}") from None
     if max(len(history) for history in split.train) < 2:
         raise JobError(
             f"{data.path}: no user has 4 interactions, so there is nothing to learn from"
+            f"{_few(run, interactions)}"
         )
     return _Read(catalogue, interactions, held, split, left_out)
+
+
+def _few(run: Run, interactions: Interactions) -> str:
+    """What to do about too few interactions, where nearly every user has but one."""
+    if run.config.data.source != "tabular" or len(interactions.rows) >= 2 * len(interactions):
+        return "; gather more interactions of the same users"
+    return (
+        f"; {len(interactions.rows)} interactions of {len(interactions)} users: if the column of "
+        "users is not the right one, name it in data.columns.user"
+    )
 
 
 def preview(run: Run) -> tuple[Catalogue, Split] | None:
@@ -169,11 +188,17 @@ def known(events: Events, catalogue: Catalogue, unknown_items: str) -> tuple[Eve
     """The interactions with items of the catalogue, and how many others were dropped.
 
     Raises:
-        JobError: an item is unknown and `unknown_items` is "fail".
+        JobError: all items are unknown, or one is and `unknown_items` is "fail".
     """
     found = np.array([item in catalogue.rows for item in events.items], bool)
     unknown = np.flatnonzero(~found)
     if len(unknown):
+        if len(unknown) == len(found):
+            raise JobError(
+                f"none of {len(found)} interactions is with a known item: {events.items[0]!r} "
+                f"({events.where[0]}) is none of {len(catalogue)} items, such as "
+                f"{catalogue[0].item_id!r}; both files must tell the same ids"
+            )
         ids = sorted({events.items[place] for place in unknown})
         listed = ", ".join(repr(item_id) for item_id in ids[:10]) + (" …" if len(ids) > 10 else "")
         told = (

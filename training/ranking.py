@@ -159,23 +159,28 @@ def excluded_of(histories: Sequence[Rows], items: int) -> NDArray[np.bool_]:
     return excluded
 
 
-def sample_negatives(split: Split, count: int, seed: int) -> NDArray[np.int32]:
-    """(T, count) int32: rows that each testing user never interacted with, before or in the test.
+def sample_negatives(split: Split, most: int, seed: int) -> NDArray[np.int32]:
+    """(T, m) int32: rows that each testing user never interacted with, before or in the test.
 
     Uniform, without repetition, from the seed alone, so that every model meets the same ones.
+    m is `most`, or as many items as every testing user has left.
 
     Raises:
-        ValueError: a user has fewer unseen items than that.
+        ValueError: a user has none left.
     """
     items = len(split.counts) - 1
+    seen = [
+        np.unique(np.append(history, target))
+        for history, target in zip(split.test_histories, split.test, strict=True)
+    ]
+    count = min(most, items - max(len(each) for each in seen))
+    if count < 1:
+        raise ValueError(
+            f"a user has used all {items} items, so nothing is left to rank the test item among"
+        )
     random = np.random.default_rng([seed, 1])
     drawn = np.empty((len(split.test), count), np.int32)
-    for user, (history, target) in enumerate(zip(split.test_histories, split.test, strict=True)):
-        seen = np.append(history, target)
-        free = np.setdiff1d(np.arange(1, items + 1), seen)
-        if len(free) < count:
-            raise ValueError(
-                f"evaluate.negatives is {count}, but a user has only {len(free)} unseen items"
-            )
+    for user, each in enumerate(seen):
+        free = np.setdiff1d(np.arange(1, items + 1), each, assume_unique=True)
         drawn[user] = random.choice(free, count, replace=False)
     return drawn

@@ -1,6 +1,6 @@
 """Figures of an evaluation as a table that a person can read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 TITLES = {
@@ -27,6 +27,19 @@ def as_markdown(figures: dict[str, Any]) -> str:
             lines.append(f"| {group} | {targets} | {MODELS[model]} | {hr} | {nd} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
+
+
+def popularity_as_markdown(buckets: Sequence[dict[str, Any]], k: int) -> str:
+    """A table by how often the target was in training: both models, full catalogue."""
+    lines = [f"| interactions in training | targets | model | HR@{k} (95 %) | NDCG@{k} (95 %) |"]
+    lines.append("|---|--:|---|---|---|")
+    for bucket in buckets:
+        low, high, targets = (bucket[name] for name in ("low", "high", "targets"))
+        most = " or more" if high is None else f" to {high}" if high > low else ""
+        for model in ("id-only", "ours"):
+            hr, nd = (_cell(bucket[model][metric], "") for metric in ("hr", "ndcg"))
+            lines.append(f"| {low}{most} | {targets} | {model} | {hr} | {nd} |")
+    return "\n".join(lines) + "\n"
 
 
 def cold_as_markdown(figures: dict[str, Any]) -> str:
@@ -68,11 +81,3 @@ def _rows(figures: dict[str, Any], protocol: str) -> Iterator[tuple[str, int, st
 def _cell(value: dict[str, float], sign: str) -> str:
     mean, low, high = (f"{value[name]:{sign}.4f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
-
-
-def as_card(name: str, facts: dict[str, Any], figures: dict[str, Any]) -> str:
-    """README.md of a bundle: what it was made from, and how well it recommends."""
-    lines = [f"# Bundle `{name}`", ""]
-    lines += [f"- {label}: {value}" for label, value in facts.items()]
-    lines += ["", f"Protocol: {figures['protocol']}.", "", as_markdown(figures)]
-    return "\n".join(lines)

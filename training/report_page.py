@@ -585,6 +585,7 @@ def _data(facts: Facts) -> str:
         each = facts["tokens"] / facts["items"]
         kept.append(["tokens of an item's own text, mean", f"{each:.1f}"])
     out = [
+        ["items without attributes", "items_without_attributes"],
         ["interactions with items that have no attributes", "interactions_with_unknown_items"],
         ["repeated interactions of a user with an item", "interactions_repeated"],
         [f"interactions outside of the {facts['core']}-core", "interactions_outside_core"],

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.numpy import load_file
 
 from models.item import Item
 from models.llm import LLMError
@@ -22,11 +21,11 @@ from models.prompt import PromptTemplate
 from training import JobError
 from training.config import RunConfig
 from training.encode import read_llm_vectors, read_untuned_vectors_of
+from training.evaluate import by_popularity
 from training.geometry import geometry, nearest, plane
 from training.interactions import Split
 from training.journal import Journal
 from training.machine import machine, versions
-from training.metrics import hit_rate, interval, ndcg
 from training.prepare import read_prepared
 from training.rat import read_trained, trained_views
 from training.recipe import STEPS, Run, cold_run, time_run, write_atomically
@@ -36,7 +35,6 @@ ITEMS_SHOWN = 2000  # in maps, neighbours and geometry; more are neither drawn n
 JUDGED = 10
 NEAREST = 4  # of each judged item
 COLOURED = 6  # values of an attribute; the rest is `other`
-COUNTS = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, 199), (200, None))
 Vectors = NDArray[np.float32]
 
 
@@ -202,28 +200,7 @@ def _quality(run: Run) -> dict[str, Any]:
     figures = _evaluated(run)
     if run.config.data.cold:
         return {"missing": "this run holds items out; see cold items", "command": ""}
-    ranks = load_file(run.folder / "evaluate" / "ranks.safetensors")
-    _, split = read_prepared(run)
-    spec, asked = run.config.evaluate, split.counts[split.test]
-    buckets = []
-    for low, high in COUNTS:
-        members = (asked >= low) & (asked <= (np.inf if high is None else high))
-        if not members.any():
-            continue
-        models = {
-            model: {
-                metric: _with_interval(measure(ranks[f"full/{model}"][members], spec.k), spec)
-                for metric, measure in (("hr", hit_rate), ("ndcg", ndcg))
-            }
-            for model in ("id-only", "ours")
-        }
-        buckets.append({"low": low, "high": high, "targets": int(members.sum()), **models})
-    return {**figures, "buckets": buckets}
-
-
-def _with_interval(values: NDArray[np.float64], spec: Any) -> dict[str, float]:  # noqa: ANN401
-    low, high = interval(values, spec.bootstrap)
-    return {"mean": float(values.mean()), "low": low, "high": high}
+    return {**figures, "buckets": by_popularity(run)}
 
 
 def _ablation(run: Run) -> dict[str, Any]:

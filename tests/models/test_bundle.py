@@ -124,7 +124,7 @@ def test_a_missing_file_is_named(copy: Path, name: str) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("name", ["llm/model.safetensors", "views/id.safetensors", "README.md"])
+@pytest.mark.parametrize("name", ["llm/model.safetensors", "views/id.safetensors", "MODEL_CARD.md"])
 def test_a_truncated_or_edited_file_is_named(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:-1])

@@ -27,14 +27,19 @@ def test_values_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f'name = "t"\nsede = 3\n{MINIMAL}', "sede"),
+        (
+            f'name = "t"\nsede = 3\n{MINIMAL}',
+            r"sede: there is no such setting; did you mean seed\?",
+        ),
+        (f'name = "t"\n{MINIMAL}[data.columns]\nuzer = "a"\n', "did you mean user"),
+        (f'name = "t"\n{MINIMAL}[export]\nzip = true\n', "there are include_llm"),
         (f'name = "../t"\n{MINIMAL}', "name"),
         (f'name = "t"\n{MINIMAL}[scft]\nloss = "hinge"\n', r"scft\.loss.*'hinge'"),
         (f'name = "t"\n{MINIMAL}[scft]\nbatch_items = 1\n', r"scft\.batch_items.*got 1"),
         (f'name = "t"\n{MINIMAL}[rat]\nparts = ["text", "text"]\n', "names one twice"),
         (f'name = "t"\n{MINIMAL}[rat]\nparts = ["neighbours"]\n', "add a view"),
         (f'name = "t"\n{MINIMAL}[rat.sequence.options]\ndropout = 0.995\n', r"0 to 0\.99"),
-        ('name = "t"\n', "data: Field required"),
+        ('name = "t"\n', "data: Field required; docs/training.md has all settings"),
         ("name = ", "cannot be read as TOML"),
     ],
 )

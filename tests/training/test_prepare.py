@@ -79,7 +79,13 @@ def test_a_finished_step_is_reused_and_changed_data_starts_over(tmp_path: Path) 
         (ITEMS, EVENTS + "u9,3,nan\n", r"interactions\.csv:26: timestamp: 'nan'"),
         (ITEMS, EVENTS + "u9,,3\n", r"interactions\.csv:26: item_id is empty"),
         (ITEMS, EVENTS.replace("user_id", "user"), "no column user_id"),
-        (ITEMS, "user_id,item_id\nu1,1\nu1,2\n", "none of 1 users has 3 interactions"),
+        (
+            ITEMS,
+            "user_id,item_id\nu1,1\nu1,2\n",
+            "none of 1 users has 3 interactions or more; gather",
+        ),
+        (ITEMS, "user_id,item_id\nu1,1\nu2,1\n", r"name it in data\.columns\.user"),
+        (ITEMS, "user_id,item_id\nu1,x1\nu2,x2\n", r"'x1' \(interactions\.csv:2\) is none of 20"),
         (ITEMS, "user_id,item_id\nu1,1\nu1,2\nu1,3\n", "no user has 4 interactions"),
     ],
 )
@@ -126,8 +132,10 @@ def test_negatives_are_fixed_and_never_in_the_users_history() -> None:
         assert not set(drawn[user]) & set(history)
         assert len(set(drawn[user])) == 15
     np.testing.assert_array_equal(drawn, sample_negatives(split, 15, seed=7))
-    with pytest.raises(ValueError, match=r"evaluate\.negatives is 21"):
-        sample_negatives(split, 21, seed=7)
+    assert sample_negatives(split, 21, seed=7).shape == (20, 20)  # 30 items, of which 10 were used
+    everything = leave_one_out(Interactions.of([[1, 2, 3]]), items=3)
+    with pytest.raises(ValueError, match="a user has used all 3 items"):
+        sample_negatives(everything, 1, seed=7)
 
 
 def test_negatives_are_drawn_for_those_who_are_tested_and_for_nobody_else() -> None:
@@ -153,10 +161,8 @@ def test_parquet_and_csv_items_hold_what_jsonl_holds(tmp_path: Path) -> None:
 
     assert source.items[0].attributes == {"title": "A", "genres": ["x", "y"]}
     assert source.events.times == [1.0, 2.0]
-    assert [item.attributes["title"] for item in tabular._items(tmp_path / "items.csv")] == [
-        "A, B",
-        "C",
-    ]
+    other = tabular.load(tmp_path, "items.csv", "events.parquet")
+    assert [item.attributes for item in other.items] == [{"title": "A, B"}, {"title": "C"}]
 
 
 def test_the_forms_of_movielens_read_alike(tmp_path: Path) -> None:

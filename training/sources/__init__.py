@@ -40,11 +40,13 @@ class Source:
 
     Attributes:
         repeats: interactions that were left out because the user had used the item before.
+        blank: items that were left out because they say nothing.
     """
 
     items: list[Item]
     events: Events
     repeats: int = 0
+    blank: int = 0
 
 
 def item_of(item_id: str, attributes: dict[str, object], where: str) -> Item:
