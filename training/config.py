@@ -321,7 +321,10 @@ def read_config(
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise JobError(f"there is no configuration {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
+        told = "text stands in quotes, and a section's name in brackets"
+        raise JobError(f"{path} cannot be read as TOML: {error}; {told}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{path} cannot be read as TOML: {error}") from None
     for change in changes:
         name, found, text = change.partition("=")

@@ -26,7 +26,7 @@ from tests.end_to_end.conftest import write_data
 from tests.service.running import free_port
 from tests.tiny import write_llm, write_tiny_bundle
 
-pytestmark = pytest.mark.documents
+pytestmark = [pytest.mark.documents, pytest.mark.timeout(900)]  # a busy machine is slow
 ROOT = Path(__file__).parents[2]
 RUN = {"sh", "bash", "python"}
 BLOCK = re.compile(

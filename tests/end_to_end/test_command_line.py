@@ -93,6 +93,19 @@ def test_a_mistake_in_what_is_named_is_one_line_and_exits_with_1(
         assert str(tmp_path) in line
 
 
+def test_fetch_says_where_data_and_llm_are_and_makes_no_run(
+    tmp_path: Path, tiny_llm: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+
+    with caplog.at_level("INFO"):
+        assert main(["fetch", "--config", str(config)]) == 0
+
+    assert caplog.messages == [f"data: {tmp_path / 'data'}", f"LLM: {tiny_llm}"]
+    assert not (tmp_path / "run").exists()
+    assert main(["fetch", "--config", str(config), "--set", "llm.path=/none"]) == 1
+
+
 def test_ctrl_c_leaves_what_the_printed_command_goes_on_with(
     tmp_path: Path, tiny_llm: Path, trained: Path
 ) -> None:

@@ -36,6 +36,11 @@ class Table(NamedTuple):
         Raises:
             JobError: there is none; says by which setting another one is named.
         """
+        if column not in self.columns and len(self.columns) == 1:
+            raise JobError(
+                f"{self.name} has no column {column}, only {self.columns[0]}: if these are several, "
+                "tell in data.delimiter what stands between them"
+            )
         if column not in self.columns:
             raise JobError(
                 f"{self.name} has no column {column}; it has {', '.join(self.columns)}: "

@@ -151,6 +151,13 @@ def test_parquet_says_what_it_says_and_nothing_of_what_is_missing(tmp_path: Path
             'events.csv has no column user_id; it has who, item_id: name the right one, as in '
             'data.columns.user = "who"',
         ),
+        (
+            "item_id#title\na#A\n",
+            EVENTS,
+            {},
+            "items.csv has no column item_id, only item_id#title: if these are several, tell in "
+            "data.delimiter",
+        ),
         (ITEMS, EVENTS, {"time": "when"}, "events.csv has no column when; it has user_id"),
         (
             ITEMS, EVENTS, {"numbers": ["cost"]},
