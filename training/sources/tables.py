@@ -38,8 +38,8 @@ class Table(NamedTuple):
         """
         if column not in self.columns and len(self.columns) == 1:
             raise JobError(
-                f"{self.name} has no column {column}, only {self.columns[0]}: if these are several, "
-                "tell in data.delimiter what stands between them"
+                f"{self.name} has no column {column}, only {self.columns[0]}: if these are "
+                "several, tell in data.delimiter what stands between them"
             )
         if column not in self.columns:
             raise JobError(
