@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service import schema
-from service.schema import FILE
+from service.schema import FILE, CatalogueError
 from tests.service.catalogues import an_entry, an_item, open_store
 
 # As the version wrote it that knew schema 1.
@@ -109,3 +109,13 @@ def test_a_migration_that_is_stopped_changes_nothing_and_is_done_at_the_next_sta
 
     assert len(store.snapshot) == 2
     store.close()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    open_store(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("PRAGMA user_version=4")
+    database.close()
+
+    with pytest.raises(CatalogueError, match="has schema 4 and this version knows 3"):
+        open_store(tmp_path)
