@@ -80,12 +80,12 @@ def test_a_batch_that_sigkill_meets_is_whole_or_not_there(tmp_path: Path) -> Non
         acknowledged = acknowledged if last is None else last
 
         store = open_store(tmp_path)
-        held = [each.item.item_id for each in store.page(1_000_000, query="ran").items]
+        held = [each.item.item_id for each in store.items.page(1_000_000, query="ran").items]
         batches = Counter(int(each[1:].partition("-")[0]) for each in held if each[0] == "i")
         assert set(batches.values()) <= {TOGETHER}
         assert set(range(acknowledged + 1)) <= batches.keys() <= set(range(acknowledged + 2))
         assert len(held) == len(store.snapshot) == store.stats.kinds["title", "string"]
-        versions = [each.version for each in store.page(1_000_000).items]
+        versions = [each.version for each in store.items.page(1_000_000).items]
         assert len(set(versions)) == len(versions)
         assert max(versions) == store.stats.changes
         acknowledged = max(batches, default=-1)
@@ -101,9 +101,9 @@ def test_an_import_that_sigkill_meets_knows_the_line_that_it_has_stored(tmp_path
         last = kill_at_random(tmp_path, "import", chunks, chance)
 
         store = open_store(tmp_path)
-        progress = store.progress("one")
+        progress = store.imports.progress("one")
         assert progress
-        held = {each.item.item_id for each in store.page(1_000_000).items} - {
+        held = {each.item.item_id for each in store.items.page(1_000_000).items} - {
             f"seed{n}" for n in range(5)
         }
         assert held == {f"i{line}" for line in range(progress.line)}

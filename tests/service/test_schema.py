@@ -74,18 +74,18 @@ def test_a_catalogue_of_version_1_is_brought_up_and_loses_nothing(tmp_path: Path
 
     store = open_store(tmp_path / "old")
 
-    assert [each and each.item for each in store.get_many(["old2", "old7"])] == [
+    assert [each and each.item for each in store.items.get_many(["old2", "old7"])] == [
         an_item("old2", "Ran"), an_item("old7", "Ikiru"),
     ]  # fmt: skip
     views = store.snapshot.views("old7")
     assert views
     np.testing.assert_array_equal(views["text"], np.full(4, 7))
-    assert [each.item.item_id for each in store.page(10, query="iki").items] == ["old7"]
+    assert [each.item.item_id for each in store.items.page(10, query="iki").items] == ["old7"]
     assert store.stats.kinds == {("title", "string"): 2}
     (outcome,) = store.put([an_entry("new")])
     assert outcome.version == 8  # more than any row that there was
     assert store.put([an_entry("old2", "Kagemusha")])[0].version == 9
-    assert store.page(10, query="ran").items[0].item.item_id == "new"
+    assert store.items.page(10, query="ran").items[0].item.item_id == "new"
     store.close()
     assert shape(tmp_path / "old") == shape(tmp_path / "new")
 

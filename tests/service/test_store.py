@@ -19,7 +19,7 @@ def created(outcomes: list[Outcome]) -> list[bool]:
 
 
 def held(store: CatalogueStore, item_id: str) -> Item | None:
-    stored = store.get(item_id)
+    stored = store.items.get(item_id)
     return stored and stored.item
 
 
@@ -46,8 +46,8 @@ def test_what_was_put_and_deleted_is_so_after_opening_again(tmp_path: Path) -> N
     assert len(again.snapshot) == 5
     assert held(again, "a") == an_item("a", "Kagemusha")
     np.testing.assert_array_equal(again.snapshot.views("a")["text"], np.full(4, 3))  # type: ignore[index]
-    assert again.get("b") is None
-    assert again.get("seed1") is None
+    assert again.items.get("b") is None
+    assert again.items.get("seed1") is None
     again.close()
 
 
@@ -80,7 +80,7 @@ def test_a_wrong_vector_is_refused_and_with_it_the_whole_put(
     with pytest.raises(WrongVector, match=reason):
         store.put([an_entry("a"), Entry(an_item("b"), None, {"text": vector})])
 
-    assert store.get("a") is None
+    assert store.items.get("a") is None
     store.close()
 
 
@@ -130,7 +130,7 @@ def test_a_write_whose_condition_does_not_hold_is_refused_and_with_it_the_whole_
 
     assert held(store, "a") == an_item("a", "Kagemusha")
     assert "b" not in store.snapshot
-    assert store.get("b") is None
+    assert store.items.get("b") is None
     store.close()
 
 
@@ -197,9 +197,9 @@ def test_vectors_that_were_given_are_kept_until_others_are_given_or_made(tmp_pat
 def test_many_are_read_by_one_question(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     asked: list[str] = []
-    store._database.set_trace_callback(asked.append)
+    store.items._database.set_trace_callback(asked.append)
 
-    found = store.get_many(["seed2", "nobody", "seed0", "seed2"])
+    found = store.items.get_many(["seed2", "nobody", "seed0", "seed2"])
 
     assert [each and each.item.item_id for each in found] == ["seed2", None, "seed0", "seed2"]
     assert len(asked) == 1
@@ -298,7 +298,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
         store.put([an_entry(f"i{n}", "x" * 1000) for n in range(50)])
 
     assert store.snapshot is before
-    assert store.get("i0") is None
+    assert store.items.get("i0") is None
     store._database.execute("PRAGMA max_page_count=100000")
     assert created(store.put([an_entry("i0")])) == [True]
     store.close()
@@ -317,7 +317,7 @@ def test_what_cannot_be_brought_into_the_index_is_not_written(
         with pytest.raises(MemoryError):
             store.delete("seed1")
 
-    assert store.get("a") is None
+    assert store.items.get("a") is None
     (outcome,) = store.put([an_entry("b")])
     assert (outcome.created, outcome.version) == (True, 6)  # after five items of the bundle
     store.close()
