@@ -283,7 +283,7 @@ class Trial:
         self._ids = [f"item-{number}" for number in range(items)]
         self._width = width
         self._hidden: set[str] = set()
-        for stored in store.page(100).items:
+        for stored in store.items.page(100).items:
             item_id = stored.item.item_id
             self._log({item_id: (self._vector(item_id), False)})
 

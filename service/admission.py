@@ -1,9 +1,12 @@
 """How much may be in flight at once: requests, and bytes of their bodies."""
 
 import math
+import time
 from collections.abc import Callable
 
 from service.errors import NotReady, Overloaded
+
+LATELY_S = 1.0
 
 
 class Admission:
@@ -25,14 +28,22 @@ class Admission:
         self._max_bytes = max_bytes
         self._retry_after_s = retry_after_s
         self._closed = False
+        self._busy_until = 0.0
+        self._aside = 0
         self.requests = 0
         self.bytes = 0
 
-    def enter(self, declared: int) -> "Ticket":
+    @property
+    def busy(self) -> bool:
+        """Whether requests are in flight, or were in the last second; any thread may ask."""
+        return self.requests > self._aside or time.monotonic() < self._busy_until
+
+    def enter(self, declared: int, *, aside: bool = False) -> "Ticket":
         """Let a request in.
 
         Args:
             declared: the length that it says its body has; 0 if it does not say.
+            aside: whether it does not make the service `busy`.
 
         Raises:
             Overloaded: too much is in flight.
@@ -43,8 +54,9 @@ class Admission:
         if self.requests >= self._max_requests:
             raise self._overloaded(f"{self.requests} requests are in flight", "requests")
         self.reserve(declared)
+        self._aside += aside
         self.requests += 1
-        return Ticket(self, declared)
+        return Ticket(self, declared, aside)
 
     def reserve(self, more: int) -> None:
         """Count bytes, before they are kept.
@@ -55,6 +67,14 @@ class Admission:
         if self.bytes + more > self._max_bytes:
             raise self._overloaded(f"bodies of {self.bytes} bytes are in flight", "bytes")
         self.bytes += more
+
+    def _leave(self, reserved: int, aside: bool) -> None:
+        self.requests -= 1
+        self.bytes -= reserved
+        if aside:
+            self._aside -= 1
+        else:
+            self._busy_until = time.monotonic() + LATELY_S
 
     def close(self) -> None:
         """Let nobody in any more."""
@@ -72,8 +92,9 @@ class Admission:
 class Ticket:
     """One request's share of what is in flight."""
 
-    def __init__(self, admission: Admission, declared: int) -> None:
+    def __init__(self, admission: Admission, declared: int, aside: bool) -> None:
         self._admission = admission
+        self._aside = aside
         self._reserved = declared
 
     def received(self, total: int) -> None:
@@ -88,5 +109,4 @@ class Ticket:
 
     def leave(self) -> None:
         """The request is over."""
-        self._admission.requests -= 1
-        self._admission.bytes -= self._reserved
+        self._admission._leave(self._reserved, self._aside)

@@ -12,7 +12,6 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service import version
-from service.admission import Admission
 from service.auth import is_open, read_keys
 from service.edge import Edge
 from service.errors import MEDIA_TYPE, OPENAI_FOLDER, REASON, OpenAIError, answer_errors
@@ -113,9 +112,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     app.include_router(docs.router)
     app.include_router(web.router)
     answer_errors(app)
-    app.state.admission = Admission(
-        settings.max_requests, settings.max_inflight_bytes, serving.retry_after_s
-    )
+    app.state.admission = serving.admission
     metrics.inflight.set_function(lambda: app.state.admission.requests)
     metrics.inflight_limit.set(settings.max_requests)
     # The last one is the outermost. A browser asks without a key whether it may ask, so that

@@ -5,14 +5,15 @@ the kind, and the value so that bytes are ordered as values are. An equal value 
 range and all values of an attribute are neighbours, and their rows stand together.
 """
 
+import json
 import math
 import struct
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.int32]
 
 KEPT = 8  # masks of the latest filters
+MOST_NAMES = 20  # of attributes in one error
 TEXT = b"\x04"  # a string that is too long to be compared: it only exists
 KINDS: Mapping[HeldKind, bytes] = {
     "boolean": b"\x01",
@@ -430,3 +432,37 @@ def _sums(lengths: NDArray[Any]) -> NDArray[np.int64]:
     sums = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=sums[1:])
     return sums
+
+
+class Filterable(NamedTuple):
+    """What may be filtered by at one moment; as filters.Attributes.
+
+    Attributes:
+        declared: names; None: all that items have.
+        known: names of the attributes that items have.
+        held: of a name, the kinds of the values that items have.
+    """
+
+    declared: Collection[str] | None
+    known: Collection[str]
+    held: Callable[[str], Collection[HeldKind]]
+
+    def refusal(self, name: str) -> str | None:
+        """Why nothing may be filtered by an attribute; None if it may."""
+        if not comparable(name):
+            return "is too long a name to filter by"
+        if self.declared is None:
+            if self.held(name):
+                return None
+            reason, names = "no item has this attribute", set(self.known)
+        elif name in self.declared:
+            return None
+        else:
+            reason, names = "cannot be filtered by", set(self.declared)
+        listed = ", ".join(json.dumps(each) for each in sorted(names)[:MOST_NAMES])
+        more = " and others" * (len(names) > MOST_NAMES)
+        return f"{reason}; filters may name {listed or 'none'}{more}"
+
+    def kinds(self, name: str) -> Collection[HeldKind]:
+        """Of which kinds items have values of an attribute."""
+        return self.held(name)

@@ -32,6 +32,8 @@ DEADLINE = "X-Request-Timeout-Ms"
 # its route gives it up where it stands still. A body is read line by line and bounds each.
 LONG = frozenset({("POST", "/items:import"), ("GET", "/items:export")})
 LARGE = frozenset({("POST", "/items:import")})
+# Whoever only looks how far a reindex is shall not slow it down.
+ASIDE = frozenset({("GET", "/admin/bundles")})
 # What is left of a body that nobody wants is thrown away up to here, so that its connection can
 # be used again. With more to come it is closed.
 DRAINED_BYTES = 256 * 2**10
@@ -92,7 +94,7 @@ class Gate:
             if declared > self._max_body_bytes and not large:
                 raise self._too_large()
             if closed:
-                ticket = self._admission.enter(0 if large else declared)
+                ticket = self._admission.enter(0 if large else declared, aside=asked in ASIDE)
         except ServiceError as error:
             kept = declared <= DRAINED_BYTES  # the server throws that much away by itself
             if "expect" in headers:

@@ -63,8 +63,8 @@ class Generation(NamedTuple):
     columns: Columns
 
 
-def write(catalogue: Path, main: Main, of: Of) -> int:
-    """Have a main block on disk, whole or not at all; its latest version.
+def write(catalogue: Path, main: Main, of: Of) -> None:
+    """Have a main block on disk, whole or not at all.
 
     Raises:
         OSError: it cannot be written, or would take the room that the catalogue needs.
@@ -98,7 +98,6 @@ def write(catalogue: Path, main: Main, of: Of) -> int:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _prune(catalogue, of)
-    return number
 
 
 def _prune(catalogue: Path, of: Of) -> None:

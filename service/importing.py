@@ -135,7 +135,7 @@ class Importing:
             self._durable = line
         if broken:
             error = str(broken.error)
-            await self._on_disk(lambda: self._into.store.end_import(self._import_id, error))
+            await self._on_disk(lambda: self._into.store.imports.end(self._import_id, error))
             raise _told(broken)
 
     async def end(self) -> None:
@@ -144,7 +144,7 @@ class Importing:
             rest, self._rest = self._rest, b""
             await self._take(rest)
         await self.flush()
-        await self._on_disk(lambda: self._into.store.end_import(self._import_id))
+        await self._on_disk(lambda: self._into.store.imports.end(self._import_id))
 
     async def _take(self, content: bytes) -> None:
         self._number += 1

@@ -9,20 +9,17 @@ theirs. Shapes: n places, W = a view's width.
 """
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.blocks import Main, Rebuilt, Recent, Room, Versions, Views
 from service.columns import Columns, appended
 from service.filters import Filter, HeldKind
-from service.vectors import Exact, Floats, Mask, Places, Vectors, vectors_of
+from service.vectors import Exact, Floats, Mask, Places, vectors_of
 
 __all__ = ["Floats", "Main", "Mask", "Places", "Rebuilt", "Snapshot", "Versions", "Views"]
-
-Views = Mapping[str, Floats]
-Versions = NDArray[np.int64]
 
 # Up to this many items one matrix product for all queries of a round is faster than FAISS' scan.
 COMPARE_ALL = 20_000
@@ -35,122 +32,6 @@ CHOKED = 4  # times as many
 DEAD_SHARE = 0.25
 FIRST_ROOM = 64  # behind the main block, before it grows
 LAYERS = 16  # of Main.layers; to look through more takes longer than to join them
-
-
-@dataclass(frozen=True)
-class Main:
-    """The first places, indexed.
-
-    Attributes:
-        ids: of the items, by place.
-        layers: of each id its place; where several say one, the last holds.
-        vectors: of each view, (n, W).
-        present: of each view, (n,) which items have it.
-        hidden: (n,) which items are never answered.
-        versions: (n,) of the items, as they stand there.
-        columns: of their attributes, what filters may name.
-    """
-
-    ids: Sequence[str]
-    layers: tuple[Mapping[str, int], ...]
-    vectors: Mapping[str, Vectors]
-    present: Mapping[str, Mask]
-    hidden: Mask
-    versions: Versions
-    columns: Columns
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def exact(self) -> bool:
-        """Whether it is so small that all vectors are compared."""
-        return all(isinstance(vectors, Exact) for vectors in self.vectors.values())
-
-    @property
-    def tables(self) -> dict[str, Floats]:
-        """Of each view, all vectors (n, W); for a block that is exact.
-
-        Raises:
-            TypeError: it is not.
-        """
-        tables = {}
-        for view, vectors in self.vectors.items():
-            if not isinstance(vectors, Exact):
-                raise TypeError(f"the vectors of view {view!r} are clustered")
-            tables[view] = vectors.table
-        return tables
-
-    def place(self, item_id: str) -> int:
-        """Where an item stands or stood last; -1 if it never was here."""
-        for layer in reversed(self.layers):
-            if (place := layer.get(item_id)) is not None:
-                return place
-        return -1
-
-
-class _Room:
-    """The places behind a main block, in arrays that are longer than what is taken.
-
-    Snapshots share it: each knows how much of it is its own, and only what nobody has is written.
-    """
-
-    def __init__(self, widths: Mapping[str, int], size: int) -> None:
-        self.ids: list[str] = []
-        self.tables = {view: np.zeros((size, width), np.float32) for view, width in widths.items()}
-        self.present = {view: np.zeros(size, bool) for view in widths}
-        self.hidden = np.zeros(size, bool)
-        self.versions = np.zeros(size, np.int64)
-
-    def grown(self, taken: int, size: int) -> "_Room":
-        """Another, with what is taken of this one."""
-        return self.part(0, taken, size)
-
-    def part(self, start: int, end: int, size: int) -> "_Room":
-        """Another, with a part of this one."""
-        room = _Room({view: table.shape[1] for view, table in self.tables.items()}, size)
-        count = end - start
-        room.ids = self.ids[start:end]
-        for view, table in self.tables.items():
-            room.tables[view][:count] = table[start:end]
-            room.present[view][:count] = self.present[view][start:end]
-        room.hidden[:count] = self.hidden[start:end]
-        room.versions[:count] = self.versions[start:end]
-        return room
-
-    def append(self, item_id: str, views: Views, hidden: bool, version: int) -> None:
-        """Take one more place; there is one."""
-        row = len(self.ids)
-        for view, vector in views.items():
-            self.tables[view][row] = vector
-            self.present[view][row] = True
-        self.hidden[row], self.versions[row] = hidden, version
-        self.ids.append(item_id)
-
-
-@dataclass(frozen=True)
-class Recent:
-    """The places behind the main block; as Main, but all is an array."""
-
-    ids: Sequence[str]
-    tables: Mapping[str, Floats]
-    present: Mapping[str, Mask]
-    hidden: Mask
-    versions: Versions
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    """A main block that says the same as a snapshot did; see Snapshot.rebuilt and Snapshot.on.
-
-    Attributes:
-        end: how many places the snapshot had.
-        kept: which of them the block has, in its order; None: all, and each keeps its place.
-    """
-
-    main: Main
-    end: int
-    kept: Places | None
 
 
 class Snapshot:
@@ -168,7 +49,7 @@ class Snapshot:
     def __init__(
         self,
         main: Main,
-        room: _Room,
+        room: Room,
         count: int,
         live: Mask,
         shown: Mask,
@@ -235,7 +116,7 @@ class Snapshot:
     def over(cls, main: Main, live: Mask) -> "Snapshot":
         """The snapshot of those items of a main block that are alive."""
         widths = {view: vectors.width for view, vectors in main.vectors.items()}
-        return cls(main, _Room(widths, FIRST_ROOM), 0, live, live & ~main.hidden, {}, ())
+        return cls(main, Room(widths, FIRST_ROOM), 0, live, live & ~main.hidden, {}, ())
 
     def __len__(self) -> int:
         return self._items
@@ -413,7 +294,7 @@ class Snapshot:
         end = count + len(upserts)
         size = len(room.hidden)
         if len(room.ids) > count or end > size:  # another snapshot has gone on from here, or full
-            room = room.grown(count, max(size, 2 * end))
+            room = room.grown(count, max(size, end + end // 2))
         behind = len(upserts)
         live = np.concatenate([self._live, np.ones(behind, bool)])
         shown = np.concatenate([self._may, np.array([i not in hidden for i in upserts], bool)])
@@ -506,7 +387,7 @@ class Snapshot:
         """The same items, over a main block made of this snapshot or of one before it."""
         first = rebuilt.end - len(self.main)  # of the places behind, the first that it lacks
         behind = self._count - first
-        room = self._room.part(first, self._count, max(FIRST_ROOM, 2 * behind))
+        room = self._room.part(first, self._count, max(FIRST_ROOM, behind + behind // 2))
         start = len(rebuilt.main)
         live, shown = self._live, self._may
         if rebuilt.kept is not None:

@@ -4,10 +4,10 @@ import fcntl
 import json
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from service.vectors import Floats, Mask, Places
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
-TOGETHER = 10_000  # vectors that are read at once
+TOGETHER = 10_000  # vectors, or items, that are read at once
 log = logging.getLogger(__name__)
 
 
@@ -113,13 +113,19 @@ def _seed(database: sqlite3.Connection, bundle: "Bundle") -> None:
 
 
 def read_snapshot(
-    database: sqlite3.Connection, path: Path, of: generations.Of
+    database: sqlite3.Connection,
+    path: Path,
+    of: generations.Of,
+    pause: Callable[[], None] = lambda: None,
 ) -> tuple[Snapshot, int]:
     """The index of a catalogue; and the latest version that is on disk as an index, or 0.
 
     The newest generation, and what came after it; where there is none, all is read.
 
     Who has no view is hidden: there is nothing to rank it by.
+
+    Args:
+        pause: is called after some work; may raise.
 
     Raises:
         CatalogueError: a vector is not what its view has, or attributes are none.
@@ -130,17 +136,17 @@ def read_snapshot(
         snapshot = _over(generation, stored, of)
         if snapshot is not None:
             new = np.flatnonzero(stored.versions > generation.number)
-            tables, present = _read_tables(database, path, stored.some(new), of.widths)
-            columns = _read_columns(database, path, generation.number, of.filterable)
+            tables, present = _read_tables(database, path, stored.some(new), of.widths, pause)
+            columns = _read_columns(database, path, generation.number, of.filterable, pause)
             return _with_new(snapshot, stored, new, tables, present, columns), generation.number
         log.warning("the index on disk lacks items that the catalogue has, and is not used")
     if len(stored.ids) >= KEEP_FROM:
         log.info("making the index of %d items anew", len(stored.ids))
-    tables, present = _read_tables(database, path, stored, of.widths)
+    tables, present = _read_tables(database, path, stored, of.widths, pause)
     hidden = stored.hidden | ~_seen(present, len(stored.ids))
     snapshot = Snapshot.of_tables(
         *(stored.ids, tables, present, hidden, stored.versions),
-        columns=_read_columns(database, path, 0, of.filterable),
+        columns=_read_columns(database, path, 0, of.filterable, pause),
         quantised=of.quantised,
     )
     return snapshot, 0
@@ -220,7 +226,11 @@ def _with_new(
 
 
 def _read_columns(
-    database: sqlite3.Connection, path: Path, after: int, names: Collection[str] | None
+    database: sqlite3.Connection,
+    path: Path,
+    after: int,
+    names: Collection[str] | None,
+    pause: Callable[[], None],
 ) -> Columns:
     """The attributes of the items of later versions, by version; `names` as Columns.of.
 
@@ -230,8 +240,15 @@ def _read_columns(
     rows = database.execute(
         "SELECT attributes FROM items WHERE version > ? ORDER BY version", [after]
     )
+
+    def read() -> Iterator[dict[str, Any]]:
+        while found := rows.fetchmany(TOGETHER):
+            pause()
+            for (attributes,) in found:
+                yield json.loads(attributes)
+
     try:
-        return Columns.of((json.loads(attributes) for (attributes,) in rows), names)
+        return Columns.of(read(), names)
     except ValueError as error:
         raise damaged(path, f"the attributes of an item: {error}") from None
 
@@ -243,7 +260,11 @@ def _seen(present: Mapping[str, Mask], count: int) -> Mask:
 
 
 def _read_tables(
-    database: sqlite3.Connection, path: Path, stored: _Stored, widths: Mapping[str, int]
+    database: sqlite3.Connection,
+    path: Path,
+    stored: _Stored,
+    widths: Mapping[str, int],
+    pause: Callable[[], None],
 ) -> tuple[dict[str, Floats], dict[str, Mask]]:
     """Of each view the vectors (n, W) of some items, zeros where one lacks it, and who has it."""
     count = len(stored.ids)
@@ -260,6 +281,7 @@ def _read_tables(
             [json.dumps(stored.rows.tolist())],
         )
     while found := asked.fetchmany(TOGETHER):
+        pause()
         for view in {view for _, view, _ in found}:
             rows = np.array([row for row, each, _ in found if each == view], np.int64)
             blobs = [vector for _, each, vector in found if each == view]

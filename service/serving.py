@@ -12,12 +12,14 @@ import numpy as np
 from fastapi import Depends, Request
 from threadpoolctl import threadpool_limits
 
+from service.admission import Admission
 from service.batcher import Batcher
 from service.bundles import Bundles
 from service.cache import Cache, MemoryCache, RedisCache
 from service.embedder import Embedder
 from service.errors import NotReady
 from service.index import Floats
+from service.listing import Listing
 from service.metrics import Metrics
 from service.recommender import Recommender
 from service.schema import CatalogueError
@@ -46,8 +48,8 @@ SAME = {"float32": 0.9999, "bfloat16": 0.999}
 class Parts:
     """What routes work with.
 
-    Threads: `disk` reads and writes SQLite, `projecting` and `ranking` run the small models, and
-    the batcher has its own.
+    Threads: `disk` writes to SQLite, `reading` reads what is stored, others run the small models,
+    and the batcher has its own.
 
     Attributes:
         parity: the least cosine of the self-test; 1 for a bundle without items.
@@ -61,6 +63,7 @@ class Parts:
     recommender: Recommender
     parity: float
     disk: ThreadPoolExecutor
+    reading: ThreadPoolExecutor
     threads: Sequence[ThreadPoolExecutor]
 
 
@@ -71,6 +74,7 @@ class Serving:
         phase: where it stands; one of a few words that readiness shows.
         failure: why it could not start, in one sentence.
         loading: whether `load` has yet to come to its end.
+        admission: of requests.
         imports: ids of the imports that are under way.
         import_turn: of those, the one that may ask the LLM.
         exports: that are under way.
@@ -84,6 +88,9 @@ class Serving:
         self.phase = "starting"
         self.failure: str | None = None
         self.loading = True
+        self.admission = Admission(
+            settings.max_requests, settings.max_inflight_bytes, self.retry_after_s
+        )
         self.import_turn = asyncio.Lock()
         self.imports: set[str] = set()
         self.exports: set[object] = set()
@@ -191,8 +198,7 @@ class Serving:
         await parts.batcher.close()
         await asyncio.to_thread(parts.store.leave)
         for thread in parts.threads:
-            if thread is not parts.disk:
-                thread.shutdown(wait=False)
+            thread.shutdown(wait=False)
         if self._parts is None or parts.cache is not self._parts.cache:
             await parts.cache.close()
 
@@ -239,6 +245,7 @@ class Serving:
         projecting = ThreadPoolExecutor(1, "project", use_threads, (1,))
         ranking = ThreadPoolExecutor(1, "rank", use_threads, (1,))
         disk = beside.disk if beside else ThreadPoolExecutor(1, "disk")
+        reading = beside.reading if beside else ThreadPoolExecutor(1, "reading")
         return Parts(
             bundle=bundle,
             store=store,
@@ -248,7 +255,8 @@ class Serving:
             recommender=Recommender(bundle, store, ranking, metrics),
             parity=parity,
             disk=disk,
-            threads=(projecting, ranking, disk),
+            reading=reading,
+            threads=(projecting, ranking),
         )
 
     async def close(self) -> None:
@@ -269,6 +277,7 @@ class Serving:
                 async with asyncio.timeout(CLOSING_S):
                     await asyncio.to_thread(parts.store.leave)
                     await asyncio.to_thread(parts.disk.shutdown)
+                    await asyncio.to_thread(parts.reading.shutdown)
                     await asyncio.to_thread(parts.store.close)
             await parts.cache.close()
 
@@ -310,6 +319,11 @@ def _cosine(left: Floats, right: Floats) -> float:
 async def on_disk(parts: Parts, work: Callable[[], T]) -> T:
     """What a blocking call on the store returns, run on its thread, in the order of the calls."""
     return await asyncio.get_running_loop().run_in_executor(parts.disk, work)
+
+
+async def reading(parts: Parts, work: Callable[[Listing], T]) -> T:
+    """What is read of the stored items, while others write."""
+    return await asyncio.get_running_loop().run_in_executor(parts.reading, work, parts.store.items)
 
 
 # Dependencies that are no coroutines FastAPI runs on threads, which costs more than these do.

@@ -4,50 +4,30 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from models.item import Item
 from service import generations
-from service import progress as imports
 from service.beside import Known, active, seeing
-from service.columns import Columns, comparable
+from service.columns import Columns, Filterable
 from service.errors import PreconditionFailed, StorageFull, Superseded
-from service.filters import Filter, HeldKind, parse
+from service.filters import Filter, parse
 from service.generations import Of
 from service.index import Main, Rebuilt, Snapshot
-from service.listing import Page, match_of, read_cursor, write_cursor
+from service.listing import SOME, Listing, stored_in
 from service.opening import damaged, prepare, read_snapshot, take
-from service.progress import Progress
-from service.rows import Entry, Floats, Outcome, Stored, Writing
+from service.progress import Imports
+from service.rows import Entry, Floats, Outcome, Writing
 from service.schema import FILE, CatalogueError, is_full, transaction
 from service.upkeep import Upkeep
 from service.versions import ALWAYS, Condition
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-
-# Of each item what `_stored` reads, and its row.
-SOME = (
-    "SELECT item_id, attributes, hidden, version, row FROM items "
-    "WHERE item_id IN (SELECT value FROM json_each(?))"
-)
-ALL = "SELECT item_id, attributes, hidden, version, row FROM items ORDER BY row"
-LISTED = (
-    "SELECT item_id, attributes, hidden, version, row FROM items WHERE row > ? ORDER BY row LIMIT ?"
-)
-# The words of a row stand under its number, and FTS5 gives them in the order of these.
-FOUND = (
-    "SELECT item_id, attributes, hidden, version, row FROM words "
-    "CROSS JOIN items ON row = words.rowid "
-    "WHERE words MATCH ? AND words.rowid > ? ORDER BY words.rowid LIMIT ?"
-)
-
-MOST_NAMES = 20  # of attributes in one error
 
 
 class WrongVector(ValueError):
@@ -74,33 +54,6 @@ class _State(NamedTuple):
     kinds: Mapping[tuple[str, str], int]
 
 
-class _Filterable(NamedTuple):
-    """What may be filtered by at one moment; as filters.Attributes."""
-
-    state: _State
-    declared: Collection[str] | None
-
-    def refusal(self, name: str) -> str | None:
-        """Why nothing may be filtered by an attribute; None if it may."""
-        if not comparable(name):
-            return "is too long a name to filter by"
-        if self.declared is None:
-            if self.kinds(name):
-                return None
-            reason, names = "no item has this attribute", {each for each, _ in self.state.kinds}
-        elif name in self.declared:
-            return None
-        else:
-            reason, names = "cannot be filtered by", set(self.declared)
-        listed = ", ".join(json.dumps(each) for each in sorted(names)[:MOST_NAMES])
-        more = " and others" * (len(names) > MOST_NAMES)
-        return f"{reason}; filters may name {listed or 'none'}{more}"
-
-    def kinds(self, name: str) -> Collection[HeldKind]:
-        """Of which kinds items have values of an attribute."""
-        return self.state.snapshot.kinds(name)
-
-
 class CatalogueStore:
     """Every item of the catalogue, durably; made by CatalogueStore.open.
 
@@ -111,6 +64,8 @@ class CatalogueStore:
 
     Attributes:
         filterable: the attributes that filters may name; None is all that items have.
+        items: as they are stored.
+        imports: how far they have come.
     """
 
     def __init__(
@@ -132,12 +87,13 @@ class CatalogueStore:
         self.filterable = of.filterable
         # Of all stores of this database; its holder may write, and then be looked after by another.
         self._lock: threading.RLock = lock_of._lock if lock_of else threading.RLock()
+        self.imports = Imports(database, self._lock)
         self._superseded = False
         self._gone: set[str] | None = None  # ids taken out, while somebody wants to know
         with self._lock:
             meta = dict(database.execute("SELECT key, value FROM meta"))
             kinds = database.execute("SELECT name, kind, items FROM attribute_kinds").fetchall()
-        self._catalogue_id: str = meta["catalogue_id"]
+        self.items: Listing = lock_of.items if lock_of else Listing(path, meta["catalogue_id"])
         # Of one moment: replaced as a whole, and read without the lock.
         self._state = _State(
             snapshot, int(meta["changes"]), {(name, kind): items for name, kind, items in kinds}
@@ -203,10 +159,11 @@ class CatalogueStore:
         """Keep the index in shape from now on; a store beside another one leaves that be."""
         self._upkeep = Upkeep(lambda: self._state.snapshot, self._lay_over, self._keep, self._kept)
 
-    def _keep(self, main: Main) -> int:
+    def _keep(self, main: Main) -> None:
         """Write a generation, unless another store's are wanted; one at a time."""
         with self._keeping:
-            return 0 if self._superseded else generations.write(self._path.parent, main, self._of)
+            if not self._superseded:
+                generations.write(self._path.parent, main, self._of)
 
     def _look(self) -> None:
         if self._upkeep:
@@ -220,6 +177,7 @@ class CatalogueStore:
     def close(self) -> None:
         """Let the folder go; the store is not to be used any more."""
         self.leave()
+        self.items.close()  # first: whoever closes last tidies the write-ahead log up
         with self._lock:
             _close(self._database, self._lock_file)
 
@@ -246,11 +204,14 @@ class CatalogueStore:
         with closing(seeing(self._path, known)) as database:
             yield database
 
-    def beside(self, bundle: "Bundle", known: Known) -> "CatalogueStore":
+    def beside(self, bundle: "Bundle", known: Known, pause: Callable[[], None]) -> "CatalogueStore":
         """The same catalogue in the vectors of another bundle, as far as that has been told of it.
 
         What changes after that (behind `Known.position`, and `taken_out` of this store) is to be
         told to the new store by `follow`, until this one gives way to it.
+
+        Args:
+            pause: is called now and then, with nothing locked; may raise, and that is the end.
 
         Raises:
             CatalogueError: a stored vector is not what its view has.
@@ -259,7 +220,7 @@ class CatalogueStore:
         of = self._of._replace(bundle=bundle.bundle_hash, making=known.making, widths=widths)
         self.taken_out()
         with self.reading(known) as database:
-            snapshot, kept = read_snapshot(database, self._path, of)
+            snapshot, kept = read_snapshot(database, self._path, of, pause)
         return CatalogueStore(
             *(self._database, self._path, self._lock_file, of, bundle.manifest.llm_dim),
             *(snapshot, kept),
@@ -302,64 +263,6 @@ class CatalogueStore:
                 retry_after_s=1,
             )
 
-    def get(self, item_id: str) -> Stored | None:
-        """The item of an id."""
-        return self.get_many([item_id])[0]
-
-    def get_many(self, item_ids: Sequence[str]) -> list[Stored | None]:
-        """The items of ids, in their order; None where there is no such item."""
-        with self._lock:
-            rows = self._database.execute(SOME, [json.dumps(list(item_ids))]).fetchall()
-        found = {row[0]: _stored(row) for row in rows}
-        return [found.get(item_id) for item_id in item_ids]
-
-    def page(self, limit: int, cursor: str | None = None, query: str | None = None) -> Page:
-        """Items in the order in which they came, from a cursor on.
-
-        What comes or goes meanwhile moves nothing: each item that is there all the time is
-        listed once, and one that is new comes last.
-
-        Args:
-            query: words; items are listed whose id or attributes have all of them, each as the
-                beginning of a word, whatever the case and the accents.
-
-        Raises:
-            Invalid: the cursor is of another catalogue or other words, or there is no word.
-        """
-        asked = query or ""
-        after = read_cursor(cursor, self._catalogue_id, asked) if cursor else 0
-        select, values = LISTED, (after, limit + 1)
-        found: tuple[str, ...] = ()
-        if query is not None:
-            select, found = FOUND, (match_of(query),)
-        with self._lock:
-            rows = self._database.execute(select, [*found, *values]).fetchall()
-        more = len(rows) > limit
-        rows = rows[:limit]
-        after = rows[-1][-1] if rows else after
-        return Page(
-            [_stored(row) for row in rows],
-            write_cursor(self._catalogue_id, asked, after) if more else None,
-        )
-
-    def export(self, at_once: int) -> Generator[Sequence[Stored], None, None]:
-        """All items as they are when the first are asked for, in the order in which they came.
-
-        On a connection of its own, so that nobody waits for anybody; may be asked from another
-        thread each time, one at a time.
-
-        Args:
-            at_once: how many come together.
-        """
-        uri = f"{self._path.absolute().as_uri()}?mode=ro"
-        with closing(
-            sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        ) as database:
-            database.execute("BEGIN")  # one transaction sees one moment
-            rows = database.execute(ALL)
-            while found := rows.fetchmany(at_once):
-                yield [_stored(row) for row in found]
-
     @property
     def stats(self) -> Stats:
         """What it holds; costs nothing."""
@@ -372,7 +275,11 @@ class CatalogueStore:
         Raises:
             Invalid: it is none, or names an attribute that nothing can be filtered by.
         """
-        return None if told is None else parse(told, _Filterable(self._state, self.filterable))
+        if told is None:
+            return None
+        snapshot, _, kinds = self._state
+        known = {name for name, _ in kinds}
+        return parse(told, Filterable(self.filterable, known, snapshot.kinds))
 
     def put(
         self,
@@ -423,7 +330,7 @@ class CatalogueStore:
                         versions[item_id] = outcome.version or 0
                         (hidden.add if outcome.hidden else hidden.discard)(item_id)
                 if progress:
-                    imports.advance(self._database, *progress, outcomes)
+                    self.imports.advance(*progress, outcomes)
                 state = self._next(writing, upserts, (), hidden, versions, attributes)
             self._state = state
         self._look()
@@ -445,7 +352,7 @@ class CatalogueStore:
                 if outcome.refused:
                     raise PreconditionFailed(f"item {item_id!a} {outcome.refused}")
                 rows = self._database.execute(SOME, [json.dumps([item_id])]).fetchall()
-                attributes = {row[0]: _stored(row).item.attributes for row in rows}
+                attributes = {row[0]: stored_in(row).item.attributes for row in rows}
                 views = (self.snapshot.views(item_id) or {}) if outcome.changed else None
                 shown = {} if views is None else {item_id: views}
                 versions = {item_id: outcome.version or 0}
@@ -476,29 +383,6 @@ class CatalogueStore:
                 self._gone.add(item_id)
         self._look()
         return True
-
-    def progress(self, import_id: str) -> Progress | None:
-        """How far an import has come; None where it is not known."""
-        with self._lock:
-            return imports.read(self._database, import_id)
-
-    def begin_import(self, import_id: str) -> Progress:
-        """Remember an import, and how far it came before; what stopped it then is forgotten.
-
-        Raises:
-            StorageFull: the disk is full.
-        """
-        with self._lock:
-            return imports.begin(self._database, import_id)
-
-    def end_import(self, import_id: str, error: str | None = None) -> Progress:
-        """Note that an import was read to its end, or what is wrong with its next line.
-
-        Raises:
-            StorageFull: the disk is full.
-        """
-        with self._lock:
-            return imports.end(self._database, import_id, error)
 
     @contextmanager
     def _writing(self) -> Iterator[Writing]:
@@ -585,9 +469,3 @@ def _close(database: sqlite3.Connection | None, lock: IO[bytes]) -> None:
     if database:
         database.close()
     lock.close()  # and with it the flock
-
-
-def _stored(row: Sequence[Any]) -> Stored:
-    """The item in a row of SOME, ALL, LISTED or FOUND."""
-    item_id, attributes, hidden, version = row[:4]
-    return Stored(Item(item_id=item_id, attributes=json.loads(attributes)), bool(hidden), version)

@@ -14,30 +14,26 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
-
-from models import OutOfMemory
-from models.item import InvalidItem, Item
 from service import beside
-from service.beside import Known, Made, Stale
+from service.beside import Known, Made
 from service.comparison import SAMPLE, Bundled, Comparison, compare
 from service.errors import Overloaded, StorageFull, UnknownItem
-from service.index import Floats
-from service.rows import blob, written
+from service.maker import Maker
+from service.pace import Pace
+from service.rows import blob
 from service.schema import CatalogueError, transaction
 from service.serving import DRAINING, Parts, Serving, check_encoder
 from service.store import CatalogueStore
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.encoder import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +51,6 @@ State = Literal[
 ]
 OVER = frozenset({"flipped", "held", "cancelled", "failed"})
 ROUND = 64  # items of a commit
-BATCH_TOKENS = 256  # of a forward pass; whoever comes meanwhile waits for the rest of one at most
-# While others keep the LLM busy: of ten parts of the time, one is ours.
-PATIENCE = 9.0
-PAUSE_S = 0.005
 COUNT_S = 1.0  # between two counts of what is left
 CLOSE = 32  # changes that may be told with the catalogue locked; writes wait for it
 CATCHING_UP = 50  # rounds before that, at most
@@ -108,6 +100,8 @@ class _Target:
 
     bundle: "Bundle"
     known: Known
+    maker: Maker
+    pace: Pace
     store: CatalogueStore | None = None
     parts: Parts | None = None
     lost: set[str] = field(default_factory=set)
@@ -147,7 +141,6 @@ class Upgrade:
         self._store = self._served.store
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upgrade", daemon=True)
-        self._worked_s = 0.0  # the last forward pass
         self._counted = 0.0
         self._parity = 1.0
         self.progress = Progress("loading")
@@ -246,6 +239,9 @@ class Upgrade:
             return None
         self._check()
         self._parity = check_encoder(bundle)
+        batcher = self._served.batcher
+        admission = self._serving.admission
+        pace = Pace(lambda: admission.busy, lambda: not batcher.idle, self._check)
         with self._store.locked() as database:
             known = beside.find(database, bundle.bundle_hash)
             if known and known.encoder_hash != bundle.encoder_hash:
@@ -254,21 +250,20 @@ class Upgrade:
             if back and back.bundle_hash == bundle.bundle_hash:
                 back = known  # not kept where its vectors are of another dtype
             keep = [each for each in (beside.active(database), known, back) if each]
-        self._drop_all_but(keep)  # what was never finished
+        self._drop_all_but(keep, pace)  # what was never finished
         if known is None:
             with self._store.locked() as database, transaction(database):
                 known = beside.add(database, bundle.bundle_hash, bundle.encoder_hash)
-        return _Target(bundle, known)
+        return _Target(bundle, known, Maker(bundle, self._serving.metrics.reindexed, pace), pace)
 
-    def _drop_all_but(self, keep: Sequence[Known]) -> None:
+    def _drop_all_but(self, keep: Sequence[Known], pace: Pace) -> None:
         with self._store.locked() as database, transaction(database):
             beside.distrust(database, [each.number for each in keep])
         more = True
-        while more and not self._stop.is_set():
+        while more:
+            pace.let_others_first()
             with self._store.locked() as database, transaction(database):
                 more = beside.drop_some(database, keep)
-        if more:
-            raise _Cancelled
 
     def _make_ready(self, target: _Target) -> None:
         """Tell the bundle of all items, build its index, and compare it."""
@@ -278,7 +273,9 @@ class Upgrade:
             pass
         self._tell(state="indexing")
         self._check()
-        store = target.store = self._store.beside(target.bundle, target.known)
+        store = target.store = self._store.beside(
+            target.bundle, target.known, target.pace.let_others_first
+        )
         target.parts = self._serving.assemble(
             target.bundle, store, self._parity, beside=self._served
         )
@@ -329,7 +326,8 @@ class Upgrade:
             self._loop.call_soon_threadsafe(keep_up)
         self._start(self._serving.let_retired_go())
         try:
-            self._drop_all_but([target.known, before])  # what was kept to go back to until now
+            # What was kept to go back to until now.
+            self._drop_all_but([target.known, before], target.pace)
         except (_Cancelled, StorageFull, sqlite3.Error):
             log.warning("vectors of an older bundle are dropped when the next one is made ready")
         self._tell(state="flipped", left=0)
@@ -384,13 +382,15 @@ class Upgrade:
         """
         self._check()
         if not urgent:
-            self._let_others_first()
+            target.pace.let_others_first()
         with self._store.locked() as database:
             stale = beside.stale(database, target.known, ROUND)
             gone = self._store.taken_out() if target.store else set()
         if not stale and not gone:
             return False
-        made = self._made(target, stale, urgent)
+        made = target.maker.made(stale, urgent)
+        if not urgent:
+            target.pace.let_others_first()
         if stale:
             with self._store.locked() as database, transaction(database):
                 fresh = [
@@ -413,94 +413,6 @@ class Upgrade:
         self._count(target, len(stale))
         return True
 
-    def _made(
-        self, target: _Target, stale: Sequence[Stale], urgent: bool
-    ) -> list[tuple[dict[str, Floats], bytes | None]]:
-        """Of each item its views, and its LLM vector if that is not stored yet."""
-        sources = self._serving.metrics.reindexed
-        found: dict[int, tuple[dict[str, Floats], bytes | None]] = {}
-        llm: dict[int, Floats] = {}
-        unread: dict[int, Item] = {}
-        for at, each in enumerate(stale):
-            if each.views:
-                found[at] = ({view: _floats(told) for view, told in each.views.items()}, None)
-                sources.labels("kept").inc()
-                continue
-            item = Item.model_construct(
-                item_id=each.item_id, attributes=json.loads(each.attributes)
-            )
-            exported = _exported(target.bundle, item, each.attributes)
-            if each.llm_vector is not None:
-                llm[at] = _floats(each.llm_vector)
-                sources.labels("stored").inc()
-            elif exported is not None:
-                llm[at] = exported
-                sources.labels("exported").inc()
-            else:
-                unread[at] = item
-        read = self._read(target.bundle, unread, urgent)
-        sources.labels("model").inc(len(read))
-        llm |= read
-        if llm:
-            places = list(llm)
-            views = target.bundle.item_views(
-                [stale[at].item_id for at in places], np.stack([llm[at] for at in places])
-            )
-            for at, seen in zip(places, views, strict=True):
-                stored = stale[at].llm_vector is not None
-                found[at] = (seen, None if stored else blob(llm[at]))
-        sources.labels("lost").inc(len(stale) - len(found))
-        return [found.get(at, ({}, None)) for at in range(len(stale))]
-
-    def _read(self, bundle: "Bundle", items: Mapping[int, Item], urgent: bool) -> dict[int, Floats]:
-        """LLM vectors of those of these items that the LLM can read, a few at a time."""
-        tokens: dict[int, Tokens] = {}
-        for at, item in items.items():
-            try:
-                (tokens[at],) = bundle.tokenise([bundle.prompt(item)])
-            except InvalidItem:
-                continue
-        found: dict[int, Floats] = {}
-        batch: list[int] = []
-        for at in sorted(tokens, key=lambda at: len(tokens[at].ids)):
-            if batch and len(tokens[at].ids) * (len(batch) + 1) > BATCH_TOKENS:
-                found |= self._forward(bundle, {each: tokens[each] for each in batch}, urgent)
-                batch = []
-            batch.append(at)
-        if batch:
-            found |= self._forward(bundle, {each: tokens[each] for each in batch}, urgent)
-        return found
-
-    def _forward(
-        self, bundle: "Bundle", tokens: Mapping[int, "Tokens"], urgent: bool
-    ) -> dict[int, Floats]:
-        if not urgent:
-            self._let_others_first()
-        started = time.monotonic()
-        try:
-            vectors = bundle.encode_tokens(list(tokens.values()), BATCH_TOKENS).vectors
-        except (OutOfMemory, FloatingPointError) as error:
-            if len(tokens) > 1:  # whose was it?
-                found: dict[int, Floats] = {}
-                for at, each in tokens.items():
-                    found |= self._forward(bundle, {at: each}, urgent)
-                return found
-            if isinstance(error, OutOfMemory):
-                raise
-            return {}
-        finally:
-            self._worked_s = time.monotonic() - started
-        return {at: vectors[row].copy() for row, at in enumerate(tokens)}
-
-    def _let_others_first(self) -> None:
-        """Wait while the LLM that is served has work, but not for ever."""
-        until = time.monotonic() + PATIENCE * self._worked_s
-        while True:
-            self._check()
-            if self._served.batcher.idle or time.monotonic() >= until:
-                return
-            time.sleep(PAUSE_S)
-
     # --- what is told before the flip -------------------------------------------------------
 
     def _look_for_lost(self, target: _Target) -> None:
@@ -517,9 +429,10 @@ class Upgrade:
     def _compared(self, target: _Target, parts: Parts) -> Comparison:
         with self._store.reading(target.known) as database:
             sample = [each for (each,) in database.execute(SAMPLED, [SAMPLE])]
-        return compare(sample, self._bundled(self._served), self._bundled(parts), self._parity)
+        served, other = (self._bundled(each, target.pace) for each in (self._served, parts))
+        return compare(sample, served, other, self._parity)
 
-    def _bundled(self, parts: Parts) -> Bundled:
+    def _bundled(self, parts: Parts, pace: Pace) -> Bundled:
         async def recommended(history: Sequence[str], k: int) -> list[tuple[str, float]]:
             while True:
                 try:
@@ -530,22 +443,10 @@ class Upgrade:
                     await asyncio.sleep(error.retry_after_s or 1)
 
         def recommend(history: Sequence[str], k: int) -> list[tuple[str, float]]:
+            pace.let_others_first()
             return self._ask(recommended(history, k))
 
         return Bundled(parts.store.snapshot, parts.recommender.alike, recommend)
-
-
-def _exported(bundle: "Bundle", item: Item, attributes: str) -> Floats | None:
-    """The LLM vector that came with the bundle, of an item that stands as training knew it."""
-    row = bundle.catalogue.rows.get(item.item_id)
-    if row is None or written(bundle.catalogue[row - 1]) != attributes:
-        return None
-    vector: Floats = bundle.llm_vectors[row - 1]
-    return vector
-
-
-def _floats(stored: bytes) -> Floats:
-    return np.frombuffer(stored, "<f4").astype(np.float32)
 
 
 def _yield_to_others() -> None:

@@ -1,8 +1,11 @@
 """What keeps the index in shape while the catalogue changes, on a thread of its own."""
 
+import ctypes
 import logging
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import faiss
 
@@ -22,7 +25,7 @@ class Upkeep:
 
     Args:
         current: the latest snapshot.
-        replace: has the latest snapshot lie over a new main block; returns it.
+        replace: has the latest snapshot lie over a new main block.
         keep: writes a generation, and may raise OSError.
         kept: the latest version that the newest generation has; 0 where there is none.
     """
@@ -31,7 +34,7 @@ class Upkeep:
         self,
         current: Callable[[], Snapshot],
         replace: Callable[[Rebuilt], None],
-        keep: Callable[[Main], object],
+        keep: Callable[[Main], None],
         kept: int,
     ) -> None:
         self._current = current
@@ -88,6 +91,7 @@ class Upkeep:
             failed = False
             try:
                 self._work()
+                _give_memory_back()
             except Exception:
                 # The catalogue answers as before, only slower; the next change tries again.
                 log.exception("the index could not be made anew")
@@ -112,3 +116,13 @@ class Upkeep:
             self._keep(main)
         except OSError as error:
             log.warning("the index is not kept on disk, and a start takes longer: %s", error)
+
+
+def _give_memory_back() -> None:
+    """Have the allocator return what an older index, or the reading of one, has left free.
+
+    A cluster's vectors are too small for it to do so by itself.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another libc than GNU's
+            ctypes.CDLL(None).malloc_trim(0)

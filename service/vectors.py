@@ -225,7 +225,7 @@ class Clustered:
         index.set_direct_map_type(BY_PLACE)
         _add(index, table, present)
         probes = _measured(index, table, some, chance)
-        return cls(index, present, len(table), probes)
+        return cls(_copied(index), present, len(table), probes)
 
     def __len__(self) -> int:
         return len(self._present)
@@ -261,9 +261,9 @@ class Clustered:
         if len(together) > GROWN * self._learnt:
             table = np.concatenate([self.at(np.arange(len(self))), more])
             return vectors_of(table, together, quantised=self.quantised, ranges=self.ranges)
-        index = cast(faiss.IndexIVF, faiss.clone_index(self._index))
+        index = _copied(self._index)
         _add(index, more, present)
-        return Clustered(index, together, self._learnt, self.probes)
+        return Clustered(_copied(index), together, self._learnt, self.probes)
 
     def write(self, path: Path) -> None:
         """As Vectors.write."""
@@ -283,6 +283,11 @@ def _add(index: faiss.IndexIVF, table: Floats, present: Mask) -> None:
         clusters[present] = index.quantizer.search(table[present], 1)[1][:, 0]
     pointers = (faiss.swig_ptr(table), None, faiss.swig_ptr(clusters))
     index.add_core(len(table), *pointers)
+
+
+def _copied(index: faiss.IndexIVF) -> faiss.IndexIVF:
+    """The same, without the room that clusters reserve as they grow: up to as much as they hold."""
+    return cast(faiss.IndexIVF, faiss.clone_index(index))
 
 
 def _measured(

@@ -12,7 +12,7 @@ from service.errors import Invalid, PreconditionFailed, UnknownItem, problems
 from service.requests import JSONRoute, item_id_of
 from service.routes.embed import FILM, entries
 from service.rows import Outcome, Stored, written
-from service.serving import Parts, Serving, on_disk, parts_of, serving_of
+from service.serving import Parts, Serving, on_disk, parts_of, reading, serving_of
 from service.versions import ALWAYS, Condition, conditions_in, etag, exactly
 
 router = APIRouter(route_class=JSONRoute, tags=["items"])
@@ -162,7 +162,7 @@ async def put_item(
     item = _item(item_id, body.attributes, body.model_dump())
     started = time.perf_counter()
     if condition != ALWAYS:  # the LLM need not run for what will be refused
-        stored = await on_disk(parts, lambda: parts.store.get(item_id))
+        stored = await reading(parts, lambda items: items.get(item_id))
         _require(condition, item_id, stored and stored.version)
     (embedded,) = await parts.embedder.embed([item], where="body")
     (entry,) = entries([embedded])
@@ -206,7 +206,7 @@ async def patch_item(
     `application/merge-patch+json`.
     """
     for _ in range(PATCHES):
-        stored = await on_disk(parts, lambda: parts.store.get(item_id))
+        stored = await reading(parts, lambda items: items.get(item_id))
         if stored is None:
             raise unknown(item_id)
         _require(condition, item_id, stored.version)
@@ -268,7 +268,7 @@ async def get_item(
     response: Response,
 ) -> CatalogueItem | Response:
     """An item's attributes, its version and the views it has."""
-    stored = await on_disk(parts, lambda: parts.store.get(item_id))
+    stored = await reading(parts, lambda items: items.get(item_id))
     views = parts.store.snapshot.views(item_id)
     if stored is None or views is None:
         raise unknown(item_id)

@@ -108,7 +108,7 @@ async def import_items(
         raise Overloaded(f"{len(running)} imports are under way", retry_after_s=10)
     running.add(import_id)
     try:
-        progress = await on_disk(parts, lambda: parts.store.begin_import(import_id))
+        progress = await on_disk(parts, lambda: parts.store.imports.begin(import_id))
         importing = Importing(
             import_id,
             progress,
@@ -122,7 +122,7 @@ async def import_items(
         await _feed(importing, request, serving.settings.request_timeout_s)
     finally:
         running.discard(import_id)
-    known = await on_disk(parts, lambda: parts.store.progress(import_id))
+    known = await on_disk(parts, lambda: parts.store.imports.progress(import_id))
     return _status(import_id, known or progress, running=False)
 
 
@@ -172,7 +172,7 @@ async def get_import(
     serving: Annotated[Serving, Depends(serving_of)],
 ) -> ImportStatus:
     """The last durable line of an import, while it runs and after; the latest 1000 are known."""
-    progress = await on_disk(parts, lambda: parts.store.progress(import_id))
+    progress = await on_disk(parts, lambda: parts.store.imports.progress(import_id))
     if progress is None:
         raise UnknownImport(f"no import {import_id!a} is known")
     return _status(import_id, progress, import_id in serving.imports)

@@ -15,7 +15,7 @@ from starlette.types import Message, Send
 from service.errors import Overloaded, problems
 from service.routes.items import CatalogueItem
 from service.rows import Stored
-from service.serving import Parts, Serving, on_disk, parts_of, serving_of
+from service.serving import Parts, Serving, parts_of, reading, serving_of
 
 AT_ONCE = 500  # lines of an export that are read together
 EXPORTS = 4  # under way; while one is read the write-ahead log only grows
@@ -64,7 +64,7 @@ async def list_items(
     What comes or goes between two pages moves nothing: an item that is there all the time is
     listed once, a new one comes last.
     """
-    page = await on_disk(parts, lambda: parts.store.page(query.limit, query.cursor, query.q))
+    page = await reading(parts, lambda items: items.page(query.limit, query.cursor, query.q))
     snapshot = parts.store.snapshot
     return ItemsPage(
         items=[
@@ -138,7 +138,7 @@ async def export_items(
     """
     if len(serving.exports) >= EXPORTS:
         raise Overloaded(f"{len(serving.exports)} exports are under way", retry_after_s=10)
-    export = parts.store.export(AT_ONCE)
+    export = parts.store.items.export(AT_ONCE)
     return Lines(_exported(export), serving.settings.request_timeout_s, serving.exports)
 
 

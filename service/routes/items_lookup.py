@@ -9,7 +9,7 @@ from models.item import MAX_ID_BYTES
 from service.errors import problems
 from service.requests import JSONRoute
 from service.routes.items import CatalogueItem
-from service.serving import Parts, on_disk, parts_of
+from service.serving import Parts, parts_of, reading
 
 router = APIRouter(route_class=JSONRoute, tags=["items"])
 
@@ -45,7 +45,7 @@ async def look_up(
 ) -> LookupResponse:
     """Attributes of up to 1000 items, such as those of an answer of POST /recommend."""
     ids = list(dict.fromkeys(body.item_ids))
-    known = await on_disk(parts, lambda: parts.store.get_many(ids))
+    known = await reading(parts, lambda items: items.get_many(ids))
     snapshot = parts.store.snapshot
     return LookupResponse(
         items=[

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.item import AttributeValue
 from service.errors import Invalid, problems
 from service.index import Floats, Places, Snapshot
+from service.listing import Listing
 from service.requests import JSONRoute
-from service.serving import Parts, on_disk, parts_of
+from service.serving import Parts, parts_of, reading
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -135,8 +136,8 @@ def _places(snapshot: Snapshot, bundle: "Bundle", limit: int) -> tuple[int, list
 async def _values(parts: Parts, ids: Sequence[str], attribute: str) -> list[AttributeValue]:
     found: list[AttributeValue] = []
     for start in range(0, len(ids), AT_ONCE):
-        read = partial(parts.store.get_many, ids[start : start + AT_ONCE])
-        stored = await on_disk(parts, read)
+        some = ids[start : start + AT_ONCE]
+        stored = await reading(parts, partial(Listing.get_many, item_ids=some))
         # An item may have gone meanwhile.
         found += [each.item.attributes.get(attribute) if each else None for each in stored]
     return found

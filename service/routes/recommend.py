@@ -18,7 +18,7 @@ from service.index import Floats
 from service.inline import HistoryElement, ItemId, seen
 from service.recommender import FALLBACK_DIVERSITY, Strategy, Used
 from service.requests import JSONRoute
-from service.serving import Parts, Serving, on_disk, parts_of, serving_of
+from service.serving import Parts, Serving, parts_of, reading, serving_of
 
 router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
@@ -317,7 +317,7 @@ async def _explain(
     items: Sequence[RecommendedItem], queries: Mapping[str, Floats], parts: Parts
 ) -> None:
     ids = [item.item_id for item in items]
-    known = await on_disk(parts, lambda: parts.store.get_many(ids))
+    known = await reading(parts, lambda items: items.get_many(ids))
     # An item may have gone since it was ranked.
     there = [(item, each.item) for item, each in zip(items, known, strict=True) if each]
     shares = await attribute_shares(

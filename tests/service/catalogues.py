@@ -72,7 +72,7 @@ def main() -> None:
     sys.stdout.flush()
     count = 20 if mode in {"synced", "unsynced"} else 1_000_000
     if mode == "import":
-        store.begin_import("one")
+        store.imports.begin("one")
     for number in range(int(start), int(start) + count):
         if mode == "batch":
             store.put([an_entry(f"i{number}-{part}") for part in range(TOGETHER)])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.running import Client, free_port, in_this_process
+from tests.service.upgrading import write_bundles
 
 Serve = Callable[..., Client]
 
@@ -31,6 +32,18 @@ def shared(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A service for tests that change nothing in its catalogue."""
     with in_this_process(tiny_bundle, tmp_path_factory.mktemp("shared")) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Path:
+    """A folder of bundles to upgrade to; not to be changed."""
+    return write_bundles(tmp_path_factory.mktemp("upgrades") / "bundles", tiny_llm)
+
+
+@pytest.fixture
+def client(serve: Serve, bundles: Path) -> Client:
+    """A service of this test's own that may be given these bundles."""
+    return serve(bundles_dir=bundles)
 
 
 class RedisServer:

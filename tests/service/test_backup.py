@@ -47,7 +47,7 @@ def test_what_is_restored_is_what_was_backed_up(tmp_path: Path) -> None:
     store.put([an_entry("a", value=2), an_entry("b")])
     store.hide("b", True)
     store.delete("seed0")
-    cursor = store.page(2).cursor
+    cursor = store.items.page(2).cursor
     count = back_up(tmp_path / "old", tmp_path / "backup")
     store.put([an_entry("too late")])
     store.close()
@@ -55,10 +55,10 @@ def test_what_is_restored_is_what_was_backed_up(tmp_path: Path) -> None:
     assert restore(tmp_path / "backup", tmp_path / "new") == count == 6
 
     again = open_store(tmp_path / "new")
-    assert again.get("too late") is None
+    assert again.items.get("too late") is None
     assert (again.stats.items, again.stats.hidden) == (6, 1)
-    assert [each.item.item_id for each in again.page(9, query="ran").items][-2:] == ["a", "b"]
-    assert again.page(2, cursor).items  # cursors go on
+    assert [each.item.item_id for each in again.items.page(9, query="ran").items][-2:] == ["a", "b"]
+    assert again.items.page(2, cursor).items  # cursors go on
     again.close()
     (tmp_path / "copy").mkdir()
     shutil.copyfile(tmp_path / "backup", tmp_path / "copy" / FILE)
@@ -114,7 +114,7 @@ def test_a_backup_holds_whole_writes_alone_while_there_are_many(tmp_path: Path) 
     for number, count in enumerate(counts):
         restore(tmp_path / f"backup{number}", tmp_path / f"new{number}")
         again = open_store(tmp_path / f"new{number}")
-        ids = {each.item.item_id for each in again.page(100_000).items}
+        ids = {each.item.item_id for each in again.items.page(100_000).items}
         assert len(ids) == count == len(again.snapshot)
         assert {i[4:] for i in ids if i.startswith("left")} == {
             i[5:] for i in ids if i.startswith("right")

@@ -284,7 +284,7 @@ def test_a_request_id_is_echoed_or_made(shared: Client) -> None:
 
 def test_a_defect_is_a_500_without_its_text(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     client = serve()
-    client.parts.disk.shutdown()  # so that reading an item fails
+    client.parts.reading.shutdown()  # so that reading an item fails
 
     answer = client.get("/items/1")
 

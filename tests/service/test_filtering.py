@@ -23,17 +23,12 @@ from tests.service.conftest import Serve
 from tests.service.running import Client
 from tests.service.test_columns import attributes, filters, matches
 from tests.service.test_filters import Given
-from tests.service.upgrading import WAIT_S, ask, ended, put, stopped_at, write_bundles
+from tests.service.upgrading import WAIT_S, ask, ended, put, stopped_at
 
 # Of the tiny bundle's films 0 to 11, number n came out in 1950 + n.
 COMEDIES = {"1", "4", "5", "6", "7", "9"}
 COMEDY = {"attribute": "genres", "eq": "Comedy"}
 FROM_1955 = {"attribute": "release_year", "gte": "1955"}
-
-
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Path:
-    return write_bundles(tmp_path_factory.mktemp("filtering") / "bundles", tiny_llm)
 
 
 def ids(items: list[tuple[str, float]]) -> list[str]:

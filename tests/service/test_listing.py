@@ -15,7 +15,7 @@ def walk(store: CatalogueStore, limit: int, query: str | None = None) -> list[st
     found: list[str] = []
     cursor = None
     while True:
-        page = store.page(limit, cursor, query)
+        page = store.items.page(limit, cursor, query)
         assert len(page.items) <= limit
         found += [each.item.item_id for each in page.items]
         cursor = page.cursor
@@ -48,7 +48,7 @@ def test_a_cursor_stays_right_while_items_come_and_go(tmp_path: Path) -> None:
     seen: list[str] = []
     cursor = None
     for step in range(1000):
-        page = store.page(3, cursor)
+        page = store.items.page(3, cursor)
         seen += [each.item.item_id for each in page.items]
         cursor = page.cursor
         if cursor is None:
@@ -68,12 +68,12 @@ def test_an_item_that_comes_after_the_last_page_is_on_the_next_also_if_another_l
 ) -> None:
     store = open_store(tmp_path, count=0)
     store.put([an_entry("a"), an_entry("b"), an_entry("c")])
-    cursor = store.page(2).cursor
+    cursor = store.items.page(2).cursor
 
     store.delete("c")
     store.put([an_entry("d")])
 
-    assert [each.item.item_id for each in store.page(5, cursor).items] == ["d"]
+    assert [each.item.item_id for each in store.items.page(5, cursor).items] == ["d"]
     store.close()
 
 
@@ -132,24 +132,24 @@ def test_a_question_without_a_word_is_refused(tmp_path: Path, query: str) -> Non
     store = open_store(tmp_path)
 
     with pytest.raises(Invalid, match="no letter and no digit"):
-        store.page(5, query=query)
+        store.items.page(5, query=query)
     store.close()
 
 
 def test_a_cursor_of_another_catalogue_or_other_words_is_refused(tmp_path: Path) -> None:
     store, other = open_store(tmp_path / "a"), open_store(tmp_path / "b")
-    cursor = store.page(2).cursor
+    cursor = store.items.page(2).cursor
     assert cursor
 
     for wrong, query in (
-        *((other.page(2).cursor, None), (cursor, "seed"), ("garbage", None), ("é", None)),
+        *((other.items.page(2).cursor, None), (cursor, "seed"), ("garbage", None), ("é", None)),
         *((cursor[:-4], None), ("A" * 5000, None), ("====", None), (cursor + "AAAA", None)),
     ):
         with pytest.raises(Invalid, match="ask without it to begin anew"):
-            store.page(2, wrong, query)
+            store.items.page(2, wrong, query)
     store.close()
     again = open_store(tmp_path / "a")
-    assert len(again.page(5, cursor).items) == 3
+    assert len(again.items.page(5, cursor).items) == 3
     again.close()
     other.close()
 
@@ -157,9 +157,9 @@ def test_a_cursor_of_another_catalogue_or_other_words_is_refused(tmp_path: Path)
 def test_an_export_is_the_catalogue_of_one_moment(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.hide("seed1", True)
-    before = {each.item.item_id: each for each in store.page(10).items}
+    before = {each.item.item_id: each for each in store.items.page(10).items}
 
-    export = store.export(at_once=2)
+    export = store.items.export(at_once=2)
     exported = list(next(export))
     store.put([an_entry("new"), an_entry("seed4", "changed")])
     for item_id in before:
@@ -169,4 +169,19 @@ def test_an_export_is_the_catalogue_of_one_moment(tmp_path: Path) -> None:
     assert {each.item.item_id: each for each in exported} == before
     assert [each.item.item_id for each in exported] == list(before)
     assert before["seed1"].hidden
+    store.close()
+
+
+def test_who_reads_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+
+    with store.locked() as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("DELETE FROM items")
+        held = store.items.get("seed0")
+        page = store.items.page(10)
+        database.execute("ROLLBACK")
+
+    assert held is not None
+    assert len(page.items) == 5
     store.close()

@@ -12,15 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.service.running import ROOT, Client, free_port, in_a_process, in_this_process
-from tests.service.upgrading import Ranked, answers, ask, ended, hash_of, put, write_bundles
+from tests.service.upgrading import Ranked, answers, ask, ended, hash_of, put
 
 HISTORIES = [["1"], ["2", "5"], ["i3", "i5"]]
 ITEMS, LIVES = 600, 2
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Path:
-    return write_bundles(tmp_path_factory.mktemp("upgrades") / "bundles", tiny_llm)
 
 
 def reindex(port: int, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service import schema
-from service.schema import FILE
+from service.schema import FILE, CatalogueError
 from tests.service.catalogues import an_entry, an_item, open_store
 
 # As the version wrote it that knew schema 1.
@@ -74,18 +74,18 @@ def test_a_catalogue_of_version_1_is_brought_up_and_loses_nothing(tmp_path: Path
 
     store = open_store(tmp_path / "old")
 
-    assert [each and each.item for each in store.get_many(["old2", "old7"])] == [
+    assert [each and each.item for each in store.items.get_many(["old2", "old7"])] == [
         an_item("old2", "Ran"), an_item("old7", "Ikiru"),
     ]  # fmt: skip
     views = store.snapshot.views("old7")
     assert views
     np.testing.assert_array_equal(views["text"], np.full(4, 7))
-    assert [each.item.item_id for each in store.page(10, query="iki").items] == ["old7"]
+    assert [each.item.item_id for each in store.items.page(10, query="iki").items] == ["old7"]
     assert store.stats.kinds == {("title", "string"): 2}
     (outcome,) = store.put([an_entry("new")])
     assert outcome.version == 8  # more than any row that there was
     assert store.put([an_entry("old2", "Kagemusha")])[0].version == 9
-    assert store.page(10, query="ran").items[0].item.item_id == "new"
+    assert store.items.page(10, query="ran").items[0].item.item_id == "new"
     store.close()
     assert shape(tmp_path / "old") == shape(tmp_path / "new")
 
@@ -109,3 +109,13 @@ def test_a_migration_that_is_stopped_changes_nothing_and_is_done_at_the_next_sta
 
     assert len(store.snapshot) == 2
     store.close()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    open_store(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("PRAGMA user_version=4")
+    database.close()
+
+    with pytest.raises(CatalogueError, match="has schema 4 and this version knows 3"):
+        open_store(tmp_path)

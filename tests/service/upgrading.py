@@ -14,6 +14,7 @@ from tests.service.running import Client
 from tests.tiny import write_llm, write_tiny_bundle
 
 Status = dict[str, Any]
+HISTORIES = [["1"], ["2", "5"], ["new0", "3"], ["new1", "new2", "new4"]]
 WAIT_S = 300  # threads of the lowest priority on a machine that may be busy
 
 
@@ -65,6 +66,11 @@ def upgraded(client: Client, bundle: str | None = None, **fields: object) -> Sta
 def put(client: Client, item_id: str, title: str, **attributes: object) -> None:
     answer = client.put(f"/items/{item_id}", json={"attributes": {"title": title, **attributes}})
     assert answer.status_code in {200, 201}, answer.text
+
+
+def put_some(client: Client, count: int = 6) -> None:
+    for number in range(count):
+        put(client, f"new{number}", f"A new film {number * number}", genres=["Drama"])
 
 
 class Ranked(list[tuple[str, float]]):

@@ -1,0 +1,52 @@
+"""How work that nobody waits for keeps out of the way of those who ask meanwhile."""
+
+import time
+from collections.abc import Callable
+
+# While others keep the LLM busy: of ten parts of the time, one is ours.
+PATIENCE = 9.0
+PAUSE_S = 0.005
+
+
+class Pace:
+    """The pace of one thread, from now on.
+
+    Args:
+        asked: whether anybody is answered, or was a moment ago.
+        llm_busy: whether the LLM that is served has work.
+        check: raises once the work is to stop.
+
+    Attributes:
+        forward_s: what the last forward pass of this thread took; to be set by who ran it.
+    """
+
+    def __init__(
+        self, asked: Callable[[], bool], llm_busy: Callable[[], bool], check: Callable[[], None]
+    ) -> None:
+        self._asked = asked
+        self._llm_busy = llm_busy
+        self._check = check
+        self._since = time.monotonic()
+        self.forward_s = 0.0
+
+    def let_others_first(self) -> None:
+        """Rest, while anybody is answered, as long as was worked since the last rest.
+
+        And wait while the LLM that is served has work, but not for ever. Whoever calls this holds
+        no lock.
+
+        Raises:
+            Exception: what `check` raises.
+        """
+        now = time.monotonic()
+        rested, waited = now + (now - self._since), now + PATIENCE * self.forward_s
+        while True:
+            self._check()
+            now = time.monotonic()
+            if now < waited and self._llm_busy():
+                time.sleep(PAUSE_S)
+            elif now < rested and self._asked():
+                time.sleep(min(PAUSE_S, rested - now))
+            else:
+                break
+        self._since = now
