@@ -46,7 +46,11 @@ def rat(facts: Facts) -> str:
         "no longer gets better, and the best epoch (the ring) is kept. Losses of different views "
         "cannot be compared: they are of different scales.</p>\n"
     )
-    best = {n: max(view["validation"], key=lambda p: p[1]) for n, view in views.items()}
+    best = {
+        name: max(view["validation"], key=lambda p: p[1])
+        for name, view in views.items()
+        if view["validation"]
+    }
     charts = []
     for key, label in (("validation", "validation NDCG@10"), ("loss", "training loss")):
         series = {name: view[key] for name, view in views.items() if view[key]}
