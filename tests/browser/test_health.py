@@ -3,7 +3,7 @@
 import pytest
 
 from tests.browser.conftest import START_S, Visit
-from tests.browser.looking import recommended, wait_for
+from tests.browser.looking import wait_for
 from tests.service.running import Client
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(3 * START_S)]

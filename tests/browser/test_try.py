@@ -5,7 +5,15 @@ import re
 import pytest
 
 from tests.browser.conftest import START_S, Visit
-from tests.browser.looking import compare, expect_history, in_history, recommended, search_for, texts, wait_for
+from tests.browser.looking import (
+    compare,
+    expect_history,
+    in_history,
+    recommended,
+    search_for,
+    texts,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(3 * START_S)]
 
