@@ -113,9 +113,11 @@ def test_a_migration_that_is_stopped_changes_nothing_and_is_done_at_the_next_sta
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     open_store(tmp_path).close()
+    newer = schema.SCHEMA + 1
     with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute("PRAGMA user_version=4")
+        database.execute(f"PRAGMA user_version={newer}")
     database.close()
 
-    with pytest.raises(CatalogueError, match="has schema 4 and this version knows 3"):
+    told = f"has schema {newer} and this version knows {schema.SCHEMA}"
+    with pytest.raises(CatalogueError, match=told):
         open_store(tmp_path)
