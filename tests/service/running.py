@@ -90,7 +90,7 @@ class Client(httpx.Client):
         return float(next(each for each in text.splitlines() if each.startswith(line)).split()[-1])
 
     def wait_until_ready(
-        self, process: "subprocess.Popen[str] | None" = None, longest_s: float = 60
+        self, process: "subprocess.Popen[str] | None" = None, longest_s: float = 120
     ) -> None:
         deadline = time.monotonic() + longest_s
         while True:
