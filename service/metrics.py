@@ -164,7 +164,7 @@ class Metrics:
         )
         self.search = Histogram(
             "llmemb_index_search_seconds",
-            "Finding and scoring candidates for one request.",
+            "Finding and scoring candidates for a round of requests that came at once.",
             buckets=SECONDS,
             registry=self.registry,
         )
