@@ -357,7 +357,7 @@ def _told(error: ValidationError) -> str:
         return f"{field}: there is no such setting; {there}"
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
-        return f"{field}: {reason}; docs/training.md has all settings"
+        return f"{field}: {reason}; docs/reference/settings.md has all"
     return f"{field}: {reason}" + (
         "" if first["type"] == "value_error" else f" (got {first['input']!r})"
     )

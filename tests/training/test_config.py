@@ -39,7 +39,7 @@ def test_values_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
         (f'name = "t"\n{MINIMAL}[rat]\nparts = ["text", "text"]\n', "names one twice"),
         (f'name = "t"\n{MINIMAL}[rat]\nparts = ["neighbours"]\n', "add a view"),
         (f'name = "t"\n{MINIMAL}[rat.sequence.options]\ndropout = 0.995\n', r"0 to 0\.99"),
-        ('name = "t"\n', "data: Field required; docs/training.md has all settings"),
+        ('name = "t"\n', "data: Field required; docs/reference/settings.md has all"),
         ("name = ", "cannot be read as TOML"),
     ],
 )
