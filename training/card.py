@@ -156,8 +156,7 @@ def _limits(run: Run) -> str:
         )
     if len(split.test) < FEW:
         lines.append(f"- Only {len(split.test):,} users test, so intervals are wide.")
-    lines += ["", *_cold(run).splitlines()]
-    return "\n".join(lines)
+    return "\n".join([*lines, _cold(run)])
 
 
 def _cold(run: Run) -> str:
@@ -169,14 +168,13 @@ def _cold(run: Run) -> str:
             "- Items that came after training were not measured by themselves; `evaluate --cold` "
             "does that."
         )
-    return (
-        f"Items that nothing fitted has seen, in a run of its own:\n\n{cold_as_markdown(figures)}"
-    )
+    table = cold_as_markdown(figures)
+    return f"\nItems that nothing fitted has seen, in a run of its own:\n\n{table}"
 
 
 def _made(run: Run, manifest: Manifest) -> str:
     config, journal = run.config, Journal(run.folder)
-    llm, tuned = RunLLM.of(run), run.finished("scft").facts
+    llm, tuned, here = RunLLM.of(run), run.finished("scft").facts, machine()
     pinned = LLMS.get(config.llm.path)
     licence = pinned.licence if pinned else licence_of(llm.folder)
     took = {name: journal.took(name, run.folder / name) for name in STEPS}
@@ -191,7 +189,8 @@ def _made(run: Run, manifest: Manifest) -> str:
         "prompt": f"`{manifest.template.instruction.strip()}` and then its attributes",
         "seeds": f"{config.seed}, of the sequence models {config.rat.seed}",
         "software": f"llmemb {manifest.version}, {time.strftime('%Y-%m-%d')}",
-        "machine": ", ".join(str(value) for value in machine().values() if value),
+        "machine": f"{here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB"
+        + (f", {here['gpu']}" if here["gpu"] else ""),
         "time": ", ".join(times) or "not written down",
     }
     commands = [line["command"] for line in journal.lines() if line.get("event") == "command"]
