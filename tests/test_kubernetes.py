@@ -103,7 +103,7 @@ def test_nothing_scales_what_cannot_be_scaled() -> None:
     assert not kinds & {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
 
 
-def test_the_variables_are_settings_that_can_be_used_together(tmp_path: Path) -> None:
+def test_the_variables_are_settings_that_can_be_used_together() -> None:
     names = {name.removeprefix(PREFIX).lower() for name in ENVIRONMENT}
     keys = next(each for each in POD["volumes"] if each["name"] == "keys")["secret"]
 
