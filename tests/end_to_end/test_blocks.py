@@ -123,7 +123,7 @@ class Clone:
             process.communicate(timeout=30)
 
     def _wait(self, block: Block, process: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300  # a busy machine is slow
         with httpx.Client(trust_env=False) as client:
             while True:
                 assert time.monotonic() < deadline, f"{block.where} is not ready"
