@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -139,7 +140,7 @@ def _reindex(arguments: argparse.Namespace) -> None:
         sys.exit(FAILED)
 
 
-def _end(sentence: str, status: int) -> None:
+def _end(sentence: str, status: int) -> NoReturn:
     sys.stderr.write(f"{sentence}\n" if sentence else "")
     sys.stderr.flush()
     # Without the interpreter's own end: a thread that still works would hold it up.
@@ -179,7 +180,11 @@ def main() -> None:
         _reindex(arguments)
         return
     if arguments.command:
-        _copy(arguments.command, arguments.file, read_catalogue_dir(arguments.catalogue))
+        try:
+            folder = read_catalogue_dir(arguments.catalogue)
+        except BadSettings as error:
+            _end(str(error), BAD_SETTINGS)
+        _copy(arguments.command, arguments.file, folder)
         return
     try:
         settings = read_settings(

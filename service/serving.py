@@ -21,9 +21,11 @@ from service.embedder import Embedder
 from service.errors import NotReady
 from service.index import Floats
 from service.metrics import Metrics
+from service.milvus.address import read as milvus_address
+from service.milvus.store import MilvusStore
 from service.recommender import Recommender
 from service.schema import CatalogueError
-from service.settings import Settings
+from service.settings import EMBEDDED, Settings
 from service.store import CatalogueStore
 
 if TYPE_CHECKING:
@@ -152,7 +154,9 @@ class Serving:
         try:
             settings = self.settings
             self._enter("loading the bundle")
-            folder = self.bundles.to_serve(settings.catalogue_dir)
+            folder = settings.bundle
+            if settings.store == EMBEDDED:
+                folder = self.bundles.to_serve(settings.catalogue_dir)
             bundle = Bundle.open(folder, llm=settings.llm, dtype=settings.dtype)
             self._enter("checking the encoder")
             parity = check_encoder(bundle)
@@ -169,6 +173,9 @@ class Serving:
 
     def _store(self, bundle: "Bundle") -> Store:
         settings = self.settings
+        if settings.store != EMBEDDED:
+            address = milvus_address(settings.store)
+            return MilvusStore.open(address, bundle, settings.filterable_names)
         return CatalogueStore.open(
             settings.catalogue_dir,
             bundle,
