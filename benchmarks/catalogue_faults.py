@@ -158,7 +158,14 @@ def damaged(root: Path, bundle: Path, vectors: Floats, verdicts: Verdicts) -> No
             verdicts.say(f"damaged {name}: every vector is right", right(server, vectors, some))
             time.sleep(3)  # it is kept on disk again
     path = folder / FILE
-    content = bytearray(path.read_bytes())
+    whole = path.read_bytes()
+    shutil.rmtree(folder / "index")
+    content = bytearray(whole)
+    content[content.index(vectors[5].tobytes()) + 1] ^= 1
+    path.write_bytes(content)
+    sentence = refused(bundle, folder)
+    verdicts.say(f"a bit of a vector: refused: {sentence}", "not what was written" in sentence)
+    content = bytearray(whole)
     middle = len(content) // 2 // 4096 * 4096
     content[middle : middle + 200] = bytes(200)
     path.write_bytes(content)

@@ -7,7 +7,6 @@ import logging
 import random
 import struct
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
@@ -17,12 +16,12 @@ import numpy as np
 from service.batcher import LLMVector
 from service.metrics import Metrics
 from service.redis_urls import RedisClient, connect
+from service.seal import seal, unseal
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 HEADER = struct.Struct("<BIII")  # version, dimension, tokens, bytes of the cut attributes' JSON
-CHECKSUM = struct.Struct("<I")
 FAILURES = 3  # in a row, that open the circuit
 OPEN_S = 2.0  # how long nothing is asked before one request probes again
 JITTER = 0.1  # of a lifetime, so that what was written together does not expire together
@@ -39,18 +38,17 @@ def cache_key(encoder_hash: str, text: str) -> str:
 def pack(value: LLMVector) -> bytes:
     """A value as bytes, checksum last."""
     cut = json.dumps(value.cut).encode()
-    body = (
+    return seal(
         HEADER.pack(VERSION, len(value.vector), value.tokens, len(cut))
         + cut
         + value.vector.astype("<f4").tobytes()
     )
-    return body + CHECKSUM.pack(zlib.crc32(body))
 
 
 def unpack(stored: bytes, dim: int) -> LLMVector | None:
     """The value in such bytes; None if they are damaged or of another dimension."""
-    body = stored[: -CHECKSUM.size]
-    if len(body) < HEADER.size or stored[-CHECKSUM.size :] != CHECKSUM.pack(zlib.crc32(body)):
+    body = unseal(stored)
+    if body is None or len(body) < HEADER.size:
         return None
     version, found, tokens, length = HEADER.unpack_from(body)
     start = HEADER.size + length

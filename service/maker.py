@@ -13,7 +13,9 @@ from models.item import InvalidItem, Item
 from service.beside import Stale
 from service.index import Floats
 from service.pace import Pace
-from service.rows import blob, written
+from service.rows import written
+from service.schema import CatalogueError
+from service.seal import sealed, unsealed
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -46,13 +48,14 @@ class Maker:
 
         Raises:
             OutOfMemory: an item does not fit, not even alone.
+            CatalogueError: a stored vector is damaged.
         """
         found: dict[int, tuple[dict[str, Floats], bytes | None]] = {}
         llm: dict[int, Floats] = {}
         unread: dict[int, Item] = {}
         for at, each in enumerate(stale):
             if each.views:
-                found[at] = ({view: _floats(told) for view, told in each.views.items()}, None)
+                found[at] = ({view: _told(each, told) for view, told in each.views.items()}, None)
                 self._sources.labels("kept").inc()
                 continue
             item = Item.model_construct(
@@ -60,7 +63,7 @@ class Maker:
             )
             exported = self._exported(item, each.attributes)
             if each.llm_vector is not None:
-                llm[at] = _floats(each.llm_vector)
+                llm[at] = _told(each, each.llm_vector)
                 self._sources.labels("stored").inc()
             elif exported is not None:
                 llm[at] = exported
@@ -77,7 +80,7 @@ class Maker:
             )
             for at, seen in zip(places, views, strict=True):
                 stored = stale[at].llm_vector is not None
-                found[at] = (seen, None if stored else blob(llm[at]))
+                found[at] = (seen, None if stored else sealed(llm[at]))
         self._sources.labels("lost").inc(len(stale) - len(found))
         return [found.get(at, ({}, None)) for at in range(len(stale))]
 
@@ -129,5 +132,11 @@ class Maker:
         return {at: vectors[row].copy() for row, at in enumerate(tokens)}
 
 
-def _floats(stored: bytes) -> Floats:
-    return np.frombuffer(stored, "<f4").astype(np.float32)
+def _told(item: Stale, stored: bytes) -> Floats:
+    vector = unsealed(stored)
+    if vector is None:
+        raise CatalogueError(
+            f"a stored vector of item {item.item_id!r} is damaged; take the item out and put it "
+            "again, or restore a backup to a new folder by `python -m service restore`"
+        )
+    return vector

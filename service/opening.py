@@ -27,6 +27,7 @@ from service.schema import (
     sync,
     transaction,
 )
+from service.seal import unseal
 from service.upkeep import KEEP_FROM
 from service.vectors import Floats, Mask, Places
 
@@ -284,14 +285,17 @@ def _read_tables(
         pause()
         for view in {view for _, view, _ in found}:
             rows = np.array([row for row, each, _ in found if each == view], np.int64)
-            blobs = [vector for _, each, vector in found if each == view]
+            opened = [unseal(vector) for _, each, vector in found if each == view]
+            bodies = [body for body in opened if body is not None]
             at = np.minimum(np.searchsorted(sorted_rows, rows), max(count - 1, 0))
             width = widths.get(view)
             if width is None or not count or (sorted_rows[at] != rows).any():
                 raise damaged(path, f"a vector of view {view!r} of nobody")
-            if any(len(blob) != 4 * width for blob in blobs):
+            if len(bodies) < len(opened):
+                raise damaged(path, f"a vector of view {view!r} that is not what was written")
+            if any(len(body) != 4 * width for body in bodies):
                 raise damaged(path, f"a vector of view {view!r} that is not {width} wide")
-            vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, width)
+            vectors = np.frombuffer(b"".join(bodies), "<f4").reshape(-1, width)
             if not np.isfinite(vectors).all():
                 raise damaged(path, f"a vector of view {view!r} that is not finite")
             tables[view][order[at]] = vectors

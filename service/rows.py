@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.item import Item
 from service.beside import active, forget_row
 from service.schema import add_words, count_kinds, drop_words, kinds_of
+from service.seal import sealed
 from service.versions import Condition
 
 Floats = NDArray[np.float32]
@@ -195,12 +196,12 @@ class Writing:
     def _add(self, row: int, entry: Entry) -> None:
         self._database.executemany(
             "INSERT INTO item_vectors (bundle, row, view, vector) VALUES (?, ?, ?, ?)",
-            [(self._active.number, row, view, blob(each)) for view, each in entry.views.items()],
+            [(self._active.number, row, view, sealed(each)) for view, each in entry.views.items()],
         )
         if entry.llm_vector is not None:
             self._database.execute(
                 "INSERT INTO llm_vectors (encoder, row, vector) VALUES (?, ?, ?)",
-                [self._active.encoder, row, blob(entry.llm_vector)],
+                [self._active.encoder, row, sealed(entry.llm_vector)],
             )
         add_words(self._database, row, entry.item.item_id, entry.item.attributes)
         self.kinds.update(kinds_of(entry.item.attributes))
@@ -219,8 +220,8 @@ class Writing:
             "SELECT vector FROM llm_vectors WHERE encoder = ? AND row = ?",
             [self._active.encoder, row],
         ).fetchone()
-        views = {view: blob(vector) for view, vector in entry.views.items()}
-        given = None if entry.llm_vector is None else (blob(entry.llm_vector),)
+        views = {view: sealed(vector) for view, vector in entry.views.items()}
+        given = None if entry.llm_vector is None else (sealed(entry.llm_vector),)
         return bool(stored == views and llm == given)
 
 
@@ -233,8 +234,3 @@ def _refused(found: _Row | None, reason: str | None) -> Outcome:
 def written(item: Item) -> str:
     """An item's attributes as they are stored: the same text for the same attributes."""
     return json.dumps(item.attributes, ensure_ascii=False, sort_keys=True)
-
-
-def blob(vector: Floats) -> bytes:
-    """A vector as it is stored."""
-    return vector.astype("<f4").tobytes()

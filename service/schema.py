@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from models.item import is_missing
 from service.errors import StorageFull
+from service.seal import seal
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 FILE = "catalogue.sqlite"
 LOCK = "catalogue.lock"
 ELSEWHERE = "choose another LLMEMB_CATALOGUE_DIR"
@@ -40,7 +41,7 @@ CREATE TABLE items (
 # What version 3 has and version 2 had not: vectors of more bundles than one beside each other. A
 # row has of a bundle, or of an encoder, the vectors of its latest attributes, or none. `vectors`
 # shows those of the active bundle, which is the one whose hash stands in `meta`; see
-# service.beside.
+# service.beside. Since version 4 every vector has its checksum, see service.seal.
 BESIDE = """
 CREATE TABLE bundles (
     bundle INTEGER PRIMARY KEY,
@@ -176,7 +177,9 @@ def migrate(database: sqlite3.Connection, schema: int, bundle_hash: str, encoder
     with transaction(database):
         if schema == 1:
             _from_1_to_2(database)
-        _from_2_to_3(database, bundle_hash, encoder_hash)
+        if schema <= 2:
+            _from_2_to_3(database, bundle_hash, encoder_hash)
+        _from_3_to_4(database)
         database.execute(f"PRAGMA user_version={SCHEMA}")
     log.info("brought the catalogue from schema %d to %d", schema, SCHEMA)
 
@@ -218,6 +221,12 @@ def _from_2_to_3(database: sqlite3.Connection, bundle_hash: str, encoder_hash: s
     database.execute(
         "CREATE INDEX IF NOT EXISTS items_by_version ON items (version, item_id, hidden)"
     )
+
+
+def _from_3_to_4(database: sqlite3.Connection) -> None:
+    database.create_function("sealed", 1, seal, deterministic=True)
+    for table in ("item_vectors", "llm_vectors"):
+        database.execute(f"UPDATE {table} SET vector = sealed(vector)")  # noqa: S608
 
 
 def _number(database: sqlite3.Connection, changes: int) -> None:

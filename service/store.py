@@ -170,7 +170,9 @@ class CatalogueStore:
         """Let the folder go; the store is not to be used any more."""
         self.leave()
         self.items.close()  # first: whoever closes last tidies the write-ahead log up
-        with self._lock:
+        # An index that is being written has the folder until it is.
+        with self._keeping, self._lock:
+            self._superseded = True
             _close(self._database, self._lock_file)
 
     @contextmanager

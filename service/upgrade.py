@@ -27,8 +27,8 @@ from service.comparison import SAMPLE, Bundled, Comparison, compare
 from service.errors import Overloaded, StorageFull, UnknownItem
 from service.maker import Maker
 from service.pace import Pace
-from service.rows import blob
 from service.schema import CatalogueError, transaction
+from service.seal import sealed
 from service.serving import DRAINING, Parts, Serving, check_encoder
 from service.store import CatalogueStore, on_this_disk
 
@@ -394,7 +394,7 @@ class Upgrade:
         if stale:
             with self._store.locked() as database, transaction(database):
                 fresh = [
-                    Made(each.row, each.version, {v: blob(x) for v, x in views.items()}, llm)
+                    Made(each.row, each.version, {v: sealed(x) for v, x in views.items()}, llm)
                     for each, (views, llm) in zip(stale, made, strict=True)
                 ]
                 target.known = beside.write(database, target.known, fresh, stale[-1].version)

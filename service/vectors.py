@@ -31,6 +31,9 @@ COMPARE_ONLY = 4096
 # Equals of the last one that are looked at for the lowest ids. A query that ties all there is, as
 # zeros do, would have all of it sorted.
 MOST_TIED = 4096
+# So few places that may not be answered are left out of what was found: asking of every vector
+# whether it may costs more than some more that are found.
+FEW_OUT = 100
 SPARE = 0.1  # of the range of a quantised number, on either side
 BY_PLACE = 1  # FAISS' DirectMap::Array, which its stubs do not know
 
@@ -248,12 +251,23 @@ class Clustered:
         probes = probes or max(self.probes.values()) * -(-k // max(self.probes))
         # Where few may be answered, the clusters hold fewer of them.
         probes = min(self._index.nlist, -(-probes * len(may) // count))
-        parameters = faiss.SearchParametersIVF(sel=_selector(may), nprobe=probes)  # type: ignore[call-arg]
-        places, scores = _widening(self._index, query, k, count, parameters)
+        places, scores = self._probed(query, k, may, count, probes)
         if len(places) < min(k, count):
-            parameters = faiss.SearchParametersIVF(sel=_selector(may), nprobe=self._index.nlist)  # type: ignore[call-arg]
-            places, scores = _widening(self._index, query, k, count, parameters)
+            places, scores = self._probed(query, k, may, count, self._index.nlist)
         return places, scores
+
+    def _probed(
+        self, query: Floats, k: int, may: Mask, count: int, probes: int
+    ) -> tuple[Places, Floats]:
+        """What a look into some clusters finds, of the `count` that may be answered."""
+        out = len(may) - count
+        if out > FEW_OUT:
+            parameters = faiss.SearchParametersIVF(sel=_selector(may), nprobe=probes)  # type: ignore[call-arg]
+            return _widening(self._index, query, k, count, parameters)
+        parameters = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
+        places, scores = _widening(self._index, query, k + out, len(may), parameters)
+        kept = may[places]
+        return places[kept], scores[kept]
 
     def joined(self, more: Floats, present: Mask) -> Vectors:
         """As Vectors.joined; the clusters stay while there are not GROWN times as many."""
@@ -309,14 +323,20 @@ def _measured(
         k_there = min(k, len(some))
         index.nprobe = index.nlist
         least = index.search(queries, k_there)[0][:, -1:]  # of all that there are
-        count = 1
-        while count < index.nlist:
+
+        def enough(
+            count: int, k: int = k_there, least: Floats = least, share: float = wanted
+        ) -> bool:
             index.nprobe = count
-            found = index.search(queries, k_there)[0] >= least
-            if found.mean() >= wanted:
-                break
-            count += -(-count // 4)
-        probes[k] = min(count, index.nlist)
+            return bool((index.search(queries, k)[0] >= least).mean() >= share)
+
+        less, count = 0, 1
+        while count < index.nlist and not enough(count):
+            less, count = count, min(2 * count, index.nlist)
+        while count - less > 1:
+            between = (less + count) // 2
+            less, count = (less, between) if enough(between) else (between, count)
+        probes[k] = count
     return probes
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema
 
 from models.item import Popularity
 from service.errors import Invalid, problems
@@ -162,6 +162,10 @@ class RecommendedItem(ScoredItem):
     )
 
 
+# All of an answer at once takes half the time of one by one.
+RANKED = TypeAdapter(list[RecommendedItem])
+
+
 class RecommendResponse(BaseModel):
     """Items, best first, where no `diversity` or `explore` says otherwise; ties by id.
 
@@ -278,15 +282,17 @@ async def recommend(
         explore=query.explore,
         seed=query.seed,
     )
-    items = [
-        RecommendedItem(
-            item_id=item_id,
-            score=score,
-            popularity=parts.bundle.popularity(item_id),
-            explored=item_id in ranked.explored or None,
-        )
-        for item_id, score in ranked.items
-    ]
+    items = RANKED.validate_python(
+        [
+            {
+                "item_id": item_id,
+                "score": score,
+                "popularity": parts.bundle.popularity(item_id),
+                "explored": item_id in ranked.explored or None,
+            }
+            for item_id, score in ranked.items
+        ]
+    )
     for item, at in zip(items, ranked.because or (), strict=False):
         nearest = query.history[at]
         item.because = nearest if isinstance(nearest, str) else None

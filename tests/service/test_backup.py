@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.backup import back_up, restore
-from service.schema import FILE, CatalogueError
+from service.schema import FILE, SCHEMA, CatalogueError
 from tests.service.catalogues import an_entry, open_store
 from tests.service.running import ROOT, Client, free_port, in_a_process
 
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_sound_backup_is_refused_and_nothing_is_left(
             backup.unlink()
         database = sqlite3.connect(backup)
         database.execute("CREATE TABLE other (x)")
-        database.execute(f"PRAGMA user_version={1 if damage == 'foreign' else 4}")
+        database.execute(f"PRAGMA user_version={1 if damage == 'foreign' else SCHEMA + 1}")
         database.close()
 
     done = command("restore", backup, "--catalogue", tmp_path / "new")

@@ -3,7 +3,9 @@
 import logging
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from service import generations, upkeep, vectors
 from service import index as module
-from service.schema import FILE
+from service.schema import FILE, CatalogueError
 from service.store import CatalogueStore
 from tests.service.catalogues import an_entry, open_store
 
@@ -246,3 +248,30 @@ def test_no_index_is_written_that_would_take_the_room_of_the_catalogue(
 
     assert "has not much more room" in log.text
     assert numbers(tmp_path) == []
+
+
+def test_whoever_still_writes_an_index_has_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, on = threading.Event(), threading.Event()
+
+    def slowly(*_: object) -> None:
+        writing.set()
+        on.wait()
+
+    monkeypatch.setattr(generations, "write", slowly)
+    monkeypatch.setattr(upkeep, "CLOSING_S", 0.1)
+    store = open_store(tmp_path)
+    store.put([an_entry(f"i{n}", value=n + 1.0) for n in range(30)])
+    assert writing.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        closing_it = pool.submit(store.close)
+        with pytest.raises(TimeoutError):
+            closing_it.result(1)
+        with pytest.raises(CatalogueError, match="in use by another process"):
+            open_store(tmp_path)
+        on.set()
+        closing_it.result()
+
+    open_store(tmp_path).close()

@@ -198,6 +198,28 @@ def test_clusters_miss_few_and_none_of_a_filter_that_few_pass(
     assert np.mean(found) > 0.95
 
 
+def test_who_is_left_out_after_a_search_might_as_well_have_been_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vectors, "CLUSTER_FROM", 1000)
+    monkeypatch.setattr(vectors, "COMPARE_ONLY", 0)
+    table = a_catalogue(2000, 16, seed=0)
+    held = vectors_of(table, np.ones(2000, bool))
+    query = table[:3].mean(axis=0)
+    for out in (0, 1, 30):
+        may = np.ones(2000, bool)
+        may[np.argsort(-(table @ query))[:out]] = False  # the best of all
+
+        monkeypatch.setattr(vectors, "FEW_OUT", 100)
+        places, scores = held.search(query, 5, may)
+        monkeypatch.setattr(vectors, "FEW_OUT", -1)
+        before, _ = held.search(query, 5, may)
+
+        best = np.argsort(-scores)[:5]
+        assert may[places].all()
+        assert set(places[best]) == set(before[:5])
+
+
 def test_clusters_that_grow_find_what_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "CLUSTER_FROM", 1000)
     table, more = a_catalogue(2000, 16, seed=0), a_catalogue(500, 16, seed=1)

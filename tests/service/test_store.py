@@ -291,10 +291,10 @@ def test_the_catalogue_of_another_bundle_is_refused(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute("PRAGMA user_version=4")
+        database.execute("PRAGMA user_version=5")
     database.close()
 
-    with pytest.raises(CatalogueError, match="has schema 4 and this version knows 3"):
+    with pytest.raises(CatalogueError, match="has schema 5 and this version knows 4"):
         open_store(tmp_path)
 
 
