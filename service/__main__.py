@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -140,7 +139,7 @@ def _reindex(arguments: argparse.Namespace) -> None:
         sys.exit(FAILED)
 
 
-def _end(sentence: str, status: int) -> NoReturn:
+def _end(sentence: str, status: int) -> None:
     sys.stderr.write(f"{sentence}\n" if sentence else "")
     sys.stderr.flush()
     # Without the interpreter's own end: a thread that still works would hold it up.
@@ -181,10 +180,10 @@ def main() -> None:
         return
     if arguments.command:
         try:
-            folder = read_catalogue_dir(arguments.catalogue)
+            _copy(arguments.command, arguments.file, read_catalogue_dir(arguments.catalogue))
         except BadSettings as error:
-            _end(str(error), BAD_SETTINGS)
-        _copy(arguments.command, arguments.file, folder)
+            sys.stderr.write(f"{error}\n")
+            sys.exit(BAD_SETTINGS)
         return
     try:
         settings = read_settings(
