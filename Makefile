@@ -12,7 +12,7 @@ python := $(VENV)/bin/python
 install = @sh scripts/preflight.sh $(extras) && sh scripts/install.sh $(extras)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser check serve bench constraints clean
+.PHONY: help demo test test-browser check docs serve bench constraints clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,14 +34,20 @@ test-browser: ## install, with Chromium for root on Debian, then look at the pag
 	@sh scripts/chromium.sh
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m browser $(AGAIN) tests/browser
 
-check: extras := service,training,test,dev
-check: ## install, then lint, check the format and the types, look for what is not safe
+check: extras := service,training,test,dev,docs
+check: ## install, then lint, check format, types and documents, look for what is not safe
 	$(install)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy --strict models training service examples
 	$(python) -m bandit -q -r -c pyproject.toml --severity-level medium models training service scripts
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 	$(python) scripts/audit.py
+
+docs: extras := docs
+docs: ## install, then build the documentation into site/index.html
+	$(install)
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 
 serve: extras := service
 serve: ## serve BUNDLE (default runs/demo/bundle) on PORT (default 8000)
@@ -58,5 +64,5 @@ constraints: ## renew constraints.txt from pyproject.toml
 
 clean: ## remove the environment and what tools left; keeps runs/ and downloads
 	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find models training service tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

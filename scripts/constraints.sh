@@ -15,7 +15,7 @@ torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 pip() { "$scratch/venv/bin/python" -m pip --quiet "$@"; }
 pip install --upgrade pip setuptools
 pip install "$torch" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
-pip install -e ".[service,training,test,browser,bench,dev]"
+pip install -e ".[service,training,test,browser,bench,dev,docs]"
 if pip freeze --all | grep '^nvidia-'; then
     echo "constraints: this is a CUDA build of PyTorch; set TORCH_INDEX to an index with its CPU build" >&2
     exit 1

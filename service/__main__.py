@@ -85,7 +85,8 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _arguments() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; without a `command` it is to serve."""
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description="Serve embeddings and recommendations from a bundle over HTTP.",
@@ -108,7 +109,7 @@ def _arguments() -> argparse.Namespace:
         description=reindex.DESCRIPTION,
     )
     reindex.add_arguments(command)
-    return parser.parse_args()
+    return parser
 
 
 def _copy(command: str, file: Path, catalogue: Path) -> None:
@@ -174,7 +175,7 @@ def _serve(app: FastAPI, settings: Settings) -> None:
 
 def main() -> None:
     """Read the settings and serve until a signal; or run another command."""
-    arguments = _arguments()
+    arguments = build_parser().parse_args()
     if arguments.command == "reindex":
         _reindex(arguments)
         return

@@ -253,6 +253,16 @@ OPENAI_CODES: dict[type[Exception], str] = {
 }
 
 
+def problem_type(kind: type[Exception]) -> str:
+    """The stable name of a class of STATUS, as in `type` of its problems."""
+    return "urn:llmemb:" + re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+
+
+def openai_code(kind: type[Exception]) -> str:
+    """OpenAI's name for a class of STATUS, where the error itself has none."""
+    return OPENAI_CODES.get(kind, problem_type(kind).rpartition(":")[2].replace("-", "_"))
+
+
 def answer(error: Exception, path: str, request_id: str) -> JSONResponse:
     """The response for an error of STATUS or its subclasses."""
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
@@ -263,10 +273,9 @@ def answer(error: Exception, path: str, request_id: str) -> JSONResponse:
         retry, detail = 1, f"out of memory: {error}; send fewer or shorter items"
     challenge = {"WWW-Authenticate": "Bearer"} if kind is Unauthenticated else {}
     wait = {"Retry-After": str(max(1, math.ceil(retry)))} if retry else {}
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
     return _response(
         Problem(
-            type=f"urn:llmemb:{name}",
+            type=problem_type(kind),
             title=status.phrase,
             status=status,
             detail=detail,
@@ -275,7 +284,7 @@ def answer(error: Exception, path: str, request_id: str) -> JSONResponse:
             errors=getattr(error, "errors", []),
         ),
         {**challenge, **wait},
-        getattr(error, "code", None) or OPENAI_CODES.get(kind, name.replace("-", "_")),
+        getattr(error, "code", None) or openai_code(kind),
     )
 
 

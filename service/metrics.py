@@ -66,7 +66,8 @@ class Metrics:
         )
         self.embedded = Counter(
             "llmemb_embed_items_total",
-            "Items embedded, by where their LLM vector came from.",
+            "Items embedded, by where their LLM vector came from: the cache, the model, or "
+            "inflight, as somebody had asked for the same text a moment before.",
             ["source"],
             registry=self.registry,
         )
@@ -80,7 +81,8 @@ class Metrics:
         )
         self.cache = Counter(
             "llmemb_cache_requests_total",
-            "Vectors looked up in the cache; an error is answered as a miss.",
+            "Vectors looked up in the cache: hit, miss, error (asked in vain), bypass (the circuit "
+            "was open), corrupt (a value that cannot be read). All but a hit are misses.",
             ["result"],
             registry=self.registry,
         )
@@ -104,15 +106,18 @@ class Metrics:
         )
         self.batch_budget = Gauge(
             "llmemb_batch_budget_tokens",
-            "Most tokens of a forward pass now; less than configured after an out-of-memory.",
+            "Most tokens of a forward pass now; below LLMEMB_BATCH_TOKENS after an out-of-memory.",
             registry=self.registry,
         )
         self.queue_tokens = Gauge(
-            "llmemb_queue_tokens", "Tokens that wait for the LLM or run.", registry=self.registry
+            "llmemb_queue_tokens",
+            "Tokens that wait for the LLM or run; of prompts that are not tokenised yet, a third "
+            "of their bytes.",
+            registry=self.registry,
         )
         self.queue_limit = Gauge(
             "llmemb_queue_limit_tokens",
-            "Most tokens that may wait for the LLM or run.",
+            "LLMEMB_MAX_QUEUE_TOKENS, to compare with.",
             registry=self.registry,
         )
         self.inflight = Gauge(
@@ -122,7 +127,7 @@ class Metrics:
         )
         self.inflight_limit = Gauge(
             "llmemb_inflight_limit_requests",
-            "Most requests that may be in flight.",
+            "LLMEMB_MAX_REQUESTS, to compare with.",
             registry=self.registry,
         )
         self.circuit = Gauge(
@@ -132,7 +137,8 @@ class Metrics:
         )
         self.fallback = Counter(
             "llmemb_recommend_fallback_total",
-            "Recommendations that are less than was asked for, by why.",
+            "Recommendations that are less than was asked for: unknown_history (the catalogue "
+            "lacks an id), fewer_than_k, no_history.",
             ["reason"],
             registry=self.registry,
         )
@@ -144,7 +150,8 @@ class Metrics:
         )
         self.rejected = Counter(
             "llmemb_rejected_total",
-            "Requests refused for the service's own state.",
+            "Requests refused for the service's own state: requests and bytes (in flight), "
+            "queue_full, not_ready, deadline, out_of_memory, storage_full.",
             ["reason"],
             registry=self.registry,
         )
@@ -158,25 +165,27 @@ class Metrics:
         )
         self.view_items = Gauge(
             "llmemb_view_items",
-            "Of these items, those that have a view; later ones lack what only training makes.",
+            "Of these items, those that have a view. What training alone makes (id, hybrid) is "
+            "lacked by all that came later, so this tells how much of the catalogue is cold.",
             ["view"],
             registry=self.registry,
         )
         self.search = Histogram(
             "llmemb_index_search_seconds",
-            "Finding and scoring candidates for one request.",
+            "Finding and scoring the candidates of a round: requests that came at once.",
             buckets=SECONDS,
             registry=self.registry,
         )
         self.reindexed = Counter(
             "llmemb_reindex_items_total",
-            "Items that another bundle was told of, by where their LLM vector came from.",
+            "Items that a reindex has done, by where their LLM vector came from: the model, stored "
+            "with the catalogue, exported with the bundle, kept from before; or lost.",
             ["source"],
             registry=self.registry,
         )
         self.reindex_left = Gauge(
             "llmemb_reindex_left_items",
-            "Items that the bundle which is made ready has yet to be told of; 0 where none is.",
+            "Items that a reindex has yet to do; 0 where none runs.",
             registry=self.registry,
         )
         self.build = Gauge(

@@ -134,7 +134,7 @@ def read_snapshot(
     stored = _Stored.read(database)
     generation = generations.newest(path.parent, of)
     if generation is not None:
-        snapshot = _over(generation, stored, of)
+        snapshot = _over(generation, stored)
         if snapshot is not None:
             new = np.flatnonzero(stored.versions > generation.number)
             tables, present = _read_tables(database, path, stored.some(new), of.widths, pause)
@@ -182,9 +182,7 @@ class _Stored(NamedTuple):
         )
 
 
-def _over(
-    generation: generations.Generation, stored: _Stored, of: generations.Of
-) -> Snapshot | None:
+def _over(generation: generations.Generation, stored: _Stored) -> Snapshot | None:
     """What a generation knows of the items; None if it lacks one that it should know."""
     at = np.searchsorted(stored.versions, generation.versions)
     at = np.minimum(at, max(len(stored.versions) - 1, 0))

@@ -1,38 +1,19 @@
-"""What documents quote from the code is what the code says. `python -m tests.test_documents`
-writes it anew."""
+"""What documents quote from the code is what the code says, and their links lead somewhere.
+
+After a change of what is quoted: `python -m tests.test_documents` writes docs/reference/ anew.
+"""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
-from service.settings import reference
-from training.config import RunConfig
+from scripts.reference import MARK, PAGES
+from scripts.site import without_links_to_code
 
 ROOT = Path(__file__).parents[1]
-
-
-def service_settings() -> str:
-    return f"```\n{reference()}\n```\n"
-
-
-def training_settings() -> str:
-    lines = ["| setting | default | |", "|---|---|---|"]
-
-    def add(model: type[BaseModel], prefix: str) -> None:
-        for name, field in model.model_fields.items():
-            kind = field.annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                add(kind, f"{prefix}{name}.")
-                continue
-            default = field.get_default(call_default_factory=True)
-            shown = "required" if field.is_required() else f"`{default!r}`"
-            lines.append(f"| `{prefix}{name}` | {shown} | {field.description or ''} |")
-
-    add(RunConfig, "")
-    return "\n".join(lines) + "\n"
+DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
 
 
 def as_quoted(value: float) -> set[str]:
@@ -57,28 +38,46 @@ def test_every_figure_stands_in_a_document_as_it_was_measured() -> None:
     assert not unquoted
 
 
-GENERATED = {
-    "docs/operations.md": ("## Settings\n\n", service_settings),
-    "docs/training.md": ("## All settings\n\n", training_settings),
-}
+@pytest.mark.parametrize("name", PAGES)
+def test_a_reference_page_says_what_the_code_says(name: str) -> None:
+    written = (ROOT / name).read_text()
+
+    assert written.count(MARK) == 1
+    assert written.partition(MARK)[2] == PAGES[name](), "run `python -m tests.test_documents`"
 
 
-@pytest.mark.parametrize("name", GENERATED)
-def test_every_setting_is_documented_as_it_is(name: str) -> None:
-    heading, generate = GENERATED[name]
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, by the rule of most that show Markdown."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    plain = (re.sub(r"\]\([^)]*\)|[^\w\s-]", "", title.strip().lower()) for title in titles)
+    return {re.sub(r"\s", "-", title) for title in plain}
 
-    assert (ROOT / name).read_text().partition(heading)[2] == generate()
 
-
-@pytest.mark.parametrize("name", ["README.md", *(str(p) for p in Path("docs").rglob("*.md"))])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_between_documents_lead_somewhere(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        if "://" in target:
+            continue
+        led_to = page.parent / target if target else page
+        assert led_to.exists(), target
+        if anchor and led_to.suffix == ".md":
+            assert anchor in anchors(led_to), f"{target}#{anchor}"
+
+
+def test_on_the_site_a_link_to_code_is_its_path() -> None:
+    page = "[`service/app.py`](../service/app.py), [the tests](../../tests), [a page](../scft.md)"
+
+    told = without_links_to_code(page, ROOT / "docs" / "how-to")
+
+    assert (
+        told == "[`service/app.py`](../service/app.py), the tests (`tests`), [a page](../scft.md)"
+    )
+    assert without_links_to_code(page, ROOT / "docs").startswith("`service/app.py`, ")
 
 
 if __name__ == "__main__":
-    for name, (heading, generate) in GENERATED.items():
-        text = (ROOT / name).read_text().partition(heading)[0] + heading + generate()
-        (ROOT / name).write_text(text)
+    for name, generate in PAGES.items():
+        head = (ROOT / name).read_text().partition(MARK)[0]
+        (ROOT / name).write_text(head + MARK + generate())

@@ -125,7 +125,7 @@ def test_with_milvus_pods_are_as_before_without_a_volume_and_may_be_many() -> No
     assert budget["selector"] == workload["spec"]["selector"]
 
 
-def test_the_variables_are_settings_that_can_be_used_together(tmp_path: Path) -> None:
+def test_the_variables_are_settings_that_can_be_used_together() -> None:
     names = {name.removeprefix(PREFIX).lower() for name in ENVIRONMENT}
     keys = next(each for each in POD["volumes"] if each["name"] == "keys")["secret"]
 
@@ -265,7 +265,7 @@ def test_prometheus_finds_the_pod_once_under_the_job_of_the_alerts() -> None:
 
 
 def test_the_line_of_the_documents_makes_the_alerts_what_the_operator_reads() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text()
     (line,) = re.findall(r"^(\(printf 'apiVersion.*?\)) \| kubectl", page, re.M | re.S)
     written = subprocess.run(
         ["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from training.machine import machine, versions
-from training.recipe import digest
+from training.recipe import DONE, MADE, digest, read_facts
 
 NAME = "log.jsonl"
 Ending = Literal["done", "reused", "stopped", "failed"]
@@ -58,7 +58,7 @@ class Journal:
         Args:
             folder: its own; `made.json` and `done.json` tell what it made, and whether it had to.
         """
-        done = folder / "done.json"
+        done = folder / DONE
         before = done.stat().st_mtime_ns if done.exists() else None
         started = time.monotonic()
         doing = Doing()
@@ -86,13 +86,15 @@ class Journal:
     def lines(self) -> list[dict[str, Any]]:
         """All that was written down, oldest first; a line that a crash cut is left out."""
         found = []
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        there = self.path.exists()
+        # What a crash cut may end within a letter.
+        text = self.path.read_text(encoding="utf-8", errors="replace") if there else ""
         for line in text.splitlines():
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError:
                 continue
-        return found
+        return [line for line in found if isinstance(line, dict)]
 
     def again(self, command: str, *options: str) -> str:
         """What to type to run a command on the run that was run here last."""
@@ -123,5 +125,5 @@ class Journal:
 
 def _made(folder: Path) -> str | None:
     """What tells what a step's folder was made of from anything else."""
-    path = folder / "made.json"
-    return digest(json.loads(path.read_text()))[:16] if path.exists() else None
+    path = folder / MADE
+    return digest(read_facts(path))[:16] if path.exists() else None

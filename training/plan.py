@@ -22,7 +22,7 @@ from training.interactions import Split
 from training.machine import GIB, cores, cpu, free_disk, memory
 from training.prepare import preview, read_prepared
 from training.rat import sequence_spec, trained_views
-from training.recipe import BEFORE, Run
+from training.recipe import BEFORE, DONE, MADE, Damaged, Run
 from training.run_report import ITEMS_SHOWN
 from training.scft import CALIBRATION_STEPS, step_seconds
 from training.views import epoch_seconds
@@ -114,10 +114,12 @@ def _state(run: Run, name: str, steps: Sequence[str]) -> str:
         raise JobError(f"{name} cannot be done before {previous} is: {error}") from None
     try:
         run.finished(name)
+    except Damaged:
+        raise  # nor could the step be started over
     except JobError:
-        if (run.folder / name / "done.json").exists():
+        if (run.folder / name / DONE).exists():
             return "changed, would start over"
-        begun = (run.folder / name / "made.json").exists()
+        begun = (run.folder / name / MADE).exists()
         return "begun, would go on" if begun else "would be done"
     return REUSED
 

@@ -37,12 +37,41 @@ SECTIONS = {  # of the configuration, that a step's result depends on
     "export": ("name", "export"),
 }
 STEPS = tuple(BEFORE)
+MADE = "made.json"
+DONE = "done.json"
+
+
+class Damaged(JobError):
+    """A file of a run is not what was written there; says which, and where in it."""
 
 
 def digest(facts: object) -> str:
     """SHA-256 of facts as canonical JSON."""
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_facts(path: Path, *names: str) -> dict[str, Any]:
+    """The JSON object that a job wrote.
+
+    Args:
+        names: of what must be in it.
+
+    Raises:
+        Damaged: it is no such object.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        wrong = "" if isinstance(found, dict) else "it is no JSON object"
+    except ValueError as error:  # no JSON, or no UTF-8
+        wrong = str(error)
+    if not wrong:
+        wrong = next((f"it has no `{name}`" for name in names if name not in found), "")
+    if wrong:
+        # Without its made.json a folder is of no run, so nothing is worked on in it.
+        old = f"the folder {path.parent}" if path.name == MADE else "it"
+        raise Damaged(f"{path} is damaged: {wrong}; remove {old}, and run what wrote it again")
+    return found
 
 
 def write_atomically(path: Path, content: str | bytes, partial: str | None = None) -> None:
@@ -81,8 +110,8 @@ class Step:
     def __init__(self, folder: Path, made: dict[str, Any]) -> None:
         self.folder = folder
         self.key = digest(made)
-        stands = folder / "made.json"
-        if stands.exists() and digest(json.loads(stands.read_text())) == self.key:
+        stands = folder / MADE
+        if stands.exists() and digest(read_facts(stands)) == self.key:
             return
         if folder.exists():
             if not stands.exists() and any(folder.iterdir()):
@@ -98,19 +127,27 @@ class Step:
     @property
     def done(self) -> bool:
         """Whether the step's result is whole."""
-        return (self.folder / "done.json").exists()
+        return (self.folder / DONE).exists()
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the step said of itself when it finished; empty until then."""
-        if not self.done:
-            return {}
-        found: dict[str, Any] = json.loads((self.folder / "done.json").read_text())
-        return found
+        return self.told() if self.done else {}
+
+    def told(self, *names: str) -> dict[str, Any]:
+        """The same of a step that is done.
+
+        Args:
+            names: of what must be among it.
+
+        Raises:
+            Damaged: it is not.
+        """
+        return read_facts(self.folder / DONE, *names)
 
     def finish(self, **facts: object) -> None:
         """Mark the step whole, with facts worth keeping."""
-        write_atomically(self.folder / "done.json", json.dumps(facts, indent=1) + "\n")
+        write_atomically(self.folder / DONE, json.dumps(facts, indent=1) + "\n")
 
     def log(self, **numbers: object) -> None:
         """Append a line to the step's metrics.jsonl."""
@@ -150,9 +187,9 @@ class Run:
             JobError: it is not; says which step to run.
         """
         folder = self.folder / name
-        if not (folder / "done.json").exists():
+        if not (folder / DONE).exists():
             raise JobError(f"{folder} is not finished; run `python -m training {name}` first")
-        made = json.loads((folder / "made.json").read_text())
+        made = read_facts(folder / MADE, "sections", "before")
         now = self._sections(name)
         changed = [section for section in now if made["sections"].get(section) != now[section]]
         if changed:

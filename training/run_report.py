@@ -6,8 +6,9 @@ the command that makes it.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,21 @@ from training.machine import machine, versions
 from training.metrics import hit_rate, interval, ndcg
 from training.prepare import read_prepared
 from training.rat import read_trained, trained_views
-from training.recipe import STEPS, Run, cold_run, time_run, write_atomically
+from training.recipe import (
+    STEPS,
+    Damaged,
+    Run,
+    cold_run,
+    read_facts,
+    time_run,
+    write_atomically,
+)
 from training.report_page import as_html
 
 ITEMS_SHOWN = 2000  # in maps, neighbours and geometry; more are neither drawn nor judged
 JUDGED = 10
 NEAREST = 4  # of each judged item
+CURVES = ("loss", "validation_ndcg10")
 COLOURED = 6  # values of an attribute; the rest is `other`
 COUNTS = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, 199), (200, None))
 Vectors = NDArray[np.float32]
@@ -50,12 +60,22 @@ def write_report(run: Run) -> Path:
         JobError: a file of the run cannot be read.
     """
     facts = collect(run)
-    text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+    strict = _strict(facts)
+    text = json.dumps(strict, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     write_atomically(run.folder / "report.json", text + "\n")
     page = run.folder / "report.html"
     write_atomically(page, as_html(facts))
     _write_tensorboard(run, facts)
     return page
+
+
+def _strict(facts: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """The same, null in place of what is no finite number: JSON knows no NaN."""
+    if isinstance(facts, dict):
+        return {name: _strict(each) for name, each in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_strict(each) for each in facts]
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
 def report_on(folder: Path) -> Path:
@@ -85,6 +105,8 @@ def collect(run: Run) -> dict[str, Any]:
     def section(make: Callable[[], dict[str, Any]], command: str, *options: str) -> dict[str, Any]:
         try:
             return make()
+        except Damaged:
+            raise  # no step that is run would mend it
         except (JobError, LLMError) as error:
             return {"missing": str(error), "command": journal.again(command, *options)}
 
@@ -100,28 +122,43 @@ def collect(run: Run) -> dict[str, Any]:
         "scft": section(lambda: _scft(run), "scft"),
         "rat": section(lambda: _rat(run), "rat"),
         "quality": section(lambda: _quality(run), "evaluate"),
-        "cold": section(lambda: _evaluated(cold_run(run.config)), "evaluate", "--cold"),
-        "time": section(lambda: _evaluated(time_run(run.config)), "evaluate", "--time"),
+        "cold": section(
+            lambda: _evaluated(cold_run(run.config), "warm_kept"), "evaluate", "--cold"
+        ),
+        "time": section(lambda: _evaluated(time_run(run.config), "full"), "evaluate", "--time"),
         "ablation": _ablation(run),
         "space": section(lambda: _space(run), "encode"),
     }
 
 
-def _lines(path: Path, place: str) -> list[dict[str, Any]]:
+def _lines(
+    path: Path,
+    place: str,
+    values: Sequence[str],
+    needed: Callable[[Iterable[object]], bool] = all,
+) -> list[dict[str, Any]]:
     """A metrics.jsonl; of steps that were taken again after a kill, the last time counts.
 
+    Args:
+        place: name of the step or epoch that a line is of.
+        values: names of what else a line has: all of them, or any of them.
+
     Raises:
-        JobError: a line does not say which step or epoch it is of.
+        Damaged: a line lacks one of these numbers.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for number, line in enumerate(text.splitlines(), 1):
         try:
             facts = json.loads(line)
         except json.JSONDecodeError:
             continue  # a crash cut it
-        if not isinstance(facts, dict) or place not in facts:
-            raise JobError(f"{path} is damaged: line {number} has no {place}; take it out")
+        known = facts if isinstance(facts, dict) else {}
+        lacking = [n for n in (place, *values) if not isinstance(known.get(n), int | float)]
+        if place in lacking or not needed(name not in lacking for name in values):
+            raise Damaged(
+                f"{path} is damaged: line {number} has no number `{lacking[0]}`; take it out"
+            )
         found[facts[place], *sorted(facts)] = facts
     return sorted(found.values(), key=lambda facts: facts[place])
 
@@ -135,7 +172,7 @@ def _timings(run: Run, journal: Journal) -> dict[str, dict[str, Any] | None]:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    facts = run.finished("prepare").facts
+    facts = run.finished("prepare").told("data", "items", "users", "interactions")
     _, split = read_prepared(run)
     lengths = [len(history) for history in split.train]
     counts = np.sort(split.counts[1:])[::-1]
@@ -165,11 +202,12 @@ def _data(run: Run) -> dict[str, Any]:
 
 def _scft(run: Run) -> dict[str, Any]:
     step = run.finished("scft")
-    lines = _lines(step.folder / "metrics.jsonl", "step")
+    facts = step.told("steps", "adapter")
+    lines = _lines(step.folder / "metrics.jsonl", "step", CURVES, any)
     spec = run.config.scft
     return {
-        "steps": step.facts["steps"],
-        "tuned": step.facts["adapter"] is not None,
+        "steps": facts["steps"],
+        "tuned": facts["adapter"] is not None,
         "objective": spec.objective,
         "loss": [[line["step"], line["loss"]] for line in lines if "loss" in line],
         "validation": [
@@ -184,22 +222,21 @@ def _rat(run: Run) -> dict[str, Any]:
     step = run.finished("rat")
     views = {}
     for name in trained_views(run.config):
-        lines = _lines(step.folder / name / "metrics.jsonl", "epoch")
+        lines = _lines(step.folder / name / "metrics.jsonl", "epoch", CURVES)
         views[name] = {
             "loss": [[line["epoch"], line["loss"]] for line in lines],
             "validation": [[line["epoch"], line["validation_ndcg10"]] for line in lines],
         }
-    return {"views": views, **step.facts}
+    return {"views": views, **step.told("weights", "validation")}
 
 
-def _evaluated(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = run.finished("evaluate").facts
-    return found
+def _evaluated(run: Run, *names: str) -> dict[str, Any]:
+    return run.finished("evaluate").told("k", "targets", *names)
 
 
 def _quality(run: Run) -> dict[str, Any]:
     """The figures of evaluate, and the same by how often the target was in training."""
-    figures = _evaluated(run)
+    figures = _evaluated(run, "full", "protocol")
     if run.config.data.cold:
         return {"missing": "this run holds items out; see cold items", "command": ""}
     ranks = load_file(run.folder / "evaluate" / "ranks.safetensors")
@@ -235,7 +272,7 @@ def _ablation(run: Run) -> dict[str, Any]:
         for name in ("final-results.json", "results.json"):
             path = folder / name
             if path.exists() and (folder == own or _is_of(folder, run.config)):
-                results = json.loads(path.read_text(encoding="utf-8"))
+                results = read_facts(path, "reference", "rows", "seeds", "targets")
                 final = name.startswith("final")
                 found.append({"name": folder.name, "final": final, **results})
                 break
@@ -250,7 +287,7 @@ def _ablation(run: Run) -> dict[str, Any]:
 def _is_of(folder: Path, config: RunConfig) -> bool:
     """Whether a comparison's runs read the same data as this one."""
     for path in folder.glob("*/seed-*/config.json"):
-        other = json.loads(path.read_text(encoding="utf-8"))
+        other = read_facts(path, "data")
         return bool(other["data"] == config.data.model_dump(mode="json"))
     return False
 

@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(trained: Path) -> Path:
     """The finished run, its cold items asked for, too."""
     assert main(["evaluate", "--cold", "--config", str(trained.parent / "run.toml")]) == 0
     return trained
@@ -238,20 +238,14 @@ def test_it_says_how_the_run_was_split_and_what_read_the_items(facts: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("line", "logged", "shown"),
+    ("line", "logged"),
     [
-        ('{"epoch": 0, "loss": NaN, "validation_ndcg10": NaN}', "report: ", "RAT"),
-        ('{"loss": 1.0}', "report: ", "metrics.jsonl is damaged: line "),
-        ('{"epoch": 1}', "the run's report was not written (KeyError: ", ""),
+        ('{"epoch": 0, "loss": NaN, "validation_ndcg10": NaN}', "report: "),
+        ('{"loss": 1.0}', "the run's report was not written (Damaged: "),
     ],
 )
 def test_a_damaged_curve_never_fails_a_command_whose_work_is_done(
-    trained: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    line: str,
-    logged: str,
-    shown: str,
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str, logged: str
 ) -> None:
     caplog.set_level("INFO")
     shutil.copytree(trained, tmp_path / "run")
@@ -264,8 +258,60 @@ def test_a_damaged_curve_never_fails_a_command_whose_work_is_done(
     assert main(["export", "--config", config, "--set", f"folder={tmp_path / 'run'}"]) == 0
 
     assert logged in caplog.messages[-1]
-    assert shown in (page.read_text() if page.exists() else "")
-    assert page.exists() == bool(shown)
+    assert page.exists() == (logged == "report: ")
+
+
+def test_what_is_no_finite_number_is_null_in_strict_json(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    with (run / "rat" / "id" / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"epoch": 99, "loss": NaN, "validation_ndcg10": Infinity}\n')
+
+    assert main(["report", "--run", str(run)]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = json.loads((run / "report.json").read_text(), parse_constant=refuse)
+    assert found["rat"]["views"]["id"]["loss"][-1] == [99, None]
+    assert found["rat"]["views"]["id"]["validation"][-1] == [99, None]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "content", "told"),
+    [
+        ("rat/id/metrics.jsonl", '{"epoch": 1, "validation_ndcg10": 0}', "line 1 has no number `l"),
+        ("rat/id/metrics.jsonl", '{"loss": 1, "validation_ndcg10": 0}', "line 1 has no number `e"),
+        ("rat/id/metrics.jsonl", '{"epoch": 1, "loss": "x"}', "line 1 has no number `loss`"),
+        ("scft/metrics.jsonl", '{"step": 1, "loss": 1}\n[]', "line 2 has no number `step`"),
+        ("scft/metrics.jsonl", '{"step": 1, "loss": null}', "line 1 has no number `loss`"),
+        ("rat/made.json", "{", "Expecting property name"),
+        ("rat/made.json", "{}", "it has no `sections`; remove the folder "),
+        ("prepare/done.json", "{}", "it has no `data`; remove it, and run what wrote it again"),
+        ("scft/done.json", '{"adapter": null}', "it has no `steps`"),
+        ("rat/done.json", '{"weights": {}}', "it has no `validation`"),
+        ("evaluate/done.json", '{"k": 10}', "it has no `targets`"),
+        ("evaluate/done.json", '{"k": 1', "Expecting ',' delimiter"),
+        ("prepare/done.json", "3", "it is no JSON object"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_sentence(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damaged: str,
+    content: str,
+    told: str,
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / damaged
+    path.write_text(content)
+
+    assert main(["report", "--run", str(tmp_path / "run")]) == 1
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {path} is damaged: ")
+    assert told in error
 
 
 def test_tensorboard_has_the_same_curves(run: Path, facts: dict[str, Any]) -> None:

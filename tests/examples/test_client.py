@@ -15,7 +15,7 @@ import pytest
 
 from examples.client import Busy, Client, Invalid, NewItem, NotFound, PreconditionFailed, Problem
 from tests.service.running import Client as Running
-from tests.service.running import free_port, in_this_process
+from tests.service.running import free_port, in_this_process, wait_until
 
 
 def client(port: int, key: str | None = None, patience_s: float = 20.0) -> Client:
@@ -226,8 +226,7 @@ def test_who_is_refused_comes_again_after_retry_after(tiny_bundle: Path, tmp_pat
         holder = threading.Thread(target=hold)
         holder.start()
         try:
-            while running.metric("llmemb_inflight_requests") == 0:
-                time.sleep(0.01)
+            wait_until(lambda: running.metric("llmemb_inflight_requests") == 1)
             with client(running.port, patience_s=0.1) as hasty, pytest.raises(Busy) as caught:
                 hasty.recommend(["1"])
             assert (caught.value.status, caught.value.type) == (429, "urn:llmemb:overloaded")

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.milvus_server import MilvusServer
-from tests.service.running import Client, free_port, in_this_process
+from tests.service.running import Client, free_port, in_this_process, wait_until
 from tests.service.upgrading import write_bundles
 
 Serve = Callable[..., Client]
@@ -89,8 +88,7 @@ class RedisServer:
 
         with redis.Redis(port=self.port) as client:
             client.execute_command("CLUSTER ADDSLOTS", *range(16384))
-            while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                time.sleep(0.05)
+            wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
 
     @contextmanager
     def sentinel(self, folder: Path, name: str) -> Iterator[int]:
@@ -113,16 +111,14 @@ class RedisServer:
 def _wait_for(port: int) -> None:
     import redis
 
-    deadline = time.monotonic() + 10
+    def started() -> bool:
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
     with redis.Redis(port=port) as client:
-        while True:
-            try:
-                if client.ping():
-                    return
-            except redis.ConnectionError:
-                pass
-            assert time.monotonic() < deadline, "redis-server did not start"
-            time.sleep(0.02)
+        wait_until(started)
 
 
 def redis_binary() -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,14 @@ def free_port() -> int:
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
+
+
+def wait_until(found: Callable[[], object], longest_s: float = 20) -> None:
+    """Ask until something is found."""
+    deadline = time.monotonic() + longest_s
+    while not found():
+        assert time.monotonic() < deadline, f"not within {longest_s:g} s"
+        time.sleep(0.005)
 
 
 def wait_for_record(
@@ -82,7 +90,7 @@ class Client(httpx.Client):
         return float(next(each for each in text.splitlines() if each.startswith(line)).split()[-1])
 
     def wait_until_ready(
-        self, process: "subprocess.Popen[str] | None" = None, longest_s: float = 60
+        self, process: "subprocess.Popen[str] | None" = None, longest_s: float = 120
     ) -> None:
         deadline = time.monotonic() + longest_s
         while True:

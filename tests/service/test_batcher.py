@@ -187,7 +187,8 @@ def test_what_nobody_waits_for_is_dropped_and_frees_its_tokens(reader: Reader) -
 
 
 def test_one_that_comes_alone_does_not_wait_and_several_wait_for_more(reader: Reader) -> None:
-    batcher = reader.batcher(wait_s=0.3, batch_tokens=100)
+    wait_s = 0.6
+    batcher = reader.batcher(wait_s=wait_s, batch_tokens=100)
 
     async def work() -> tuple[float, list[list[int]]]:
         loop = asyncio.get_running_loop()
@@ -202,7 +203,7 @@ def test_one_that_comes_alone_does_not_wait_and_several_wait_for_more(reader: Re
 
     seconds, batches = run(batcher, work)
 
-    assert seconds < 0.2
+    assert seconds < wait_s
     assert batches == [[5], [1, 2], [5, 4]]
 
 
@@ -271,9 +272,10 @@ def test_what_leaves_before_it_is_tokenised_counts_until_then_and_is_not_tokenis
 ) -> None:
     batcher = reader.batcher()
     tokenised: list[str] = []
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
 
     def slowly(prompts: Sequence[Prompt]) -> list[Tokens]:
+        begun.set()
         gate.wait(10)
         tokenised.extend(prompt.body for prompt in prompts)
         return reader.tokenise(prompts)
@@ -282,7 +284,7 @@ def test_what_leaves_before_it_is_tokenised_counts_until_then_and_is_not_tokenis
 
     async def work() -> tuple[int, list[float]]:
         first = asyncio.ensure_future(encode(batcher, "first"))
-        await asyncio.sleep(0.05)  # it is being tokenised
+        await until(begun.is_set)  # it is being tokenised
         leaves = asyncio.ensure_future(encode(batcher, "leaves", "stays"))
         await asyncio.sleep(0)
         stays = asyncio.ensure_future(encode(batcher, "stays"))

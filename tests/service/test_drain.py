@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from tests.service.half_sent import HISTORY, HalfSent
-from tests.service.running import Client, free_port, in_a_process
+from tests.service.running import Client, free_port, in_a_process, wait_until
 
 
 def refused(port: int) -> bool:
@@ -25,15 +25,12 @@ def test_it_says_so_then_admits_nobody_then_finishes_what_is_in_flight(
     with in_a_process(tiny_bundle, tmp_path / "catalogue", port, **settings) as process:
         with Client(port) as client, HalfSentLater(client, process) as slow:
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            wait_until(lambda: client.get("/health/ready").status_code == 503)
             ready = client.get("/health/ready")
             served = client.post(
                 "/recommend", content=HISTORY, headers={"content-type": "application/json"}
             )
-            deadline = time.monotonic() + 10
-            while not refused(port):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(lambda: refused(port))
             time.sleep(0.3)
             running = process.poll() is None
             status, answer = slow.finish()
@@ -84,8 +81,7 @@ def test_a_forward_pass_that_runs_on_holds_nothing_up(tiny_bundle: Path, tmp_pat
     ):
         client.wait_until_ready(process)
         stuck = pool.submit(httpx.post, f"http://127.0.0.1:{port}/embed", json=body, timeout=60)
-        while client.metric('llmemb_embed_stage_seconds_count{stage="queue"}') == 0:
-            time.sleep(0.05)
+        wait_until(lambda: client.metric('llmemb_embed_stage_seconds_count{stage="queue"}') > 0)
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=30)
@@ -104,7 +100,7 @@ class HalfSentLater(HalfSent):
     def __init__(self, client: Client, process: object) -> None:
         client.wait_until_ready(process)  # type: ignore[arg-type]
         super().__init__(client.port)
-        time.sleep(0.3)
+        wait_until(lambda: client.metric("llmemb_inflight_requests") == 1)
 
 
 def test_control_c_ends_an_idle_process_at_once(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 import base64
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ import pytest
 from models.bundle import Bundle
 from models.encoder import Encoded, Tokens
 from tests.service.conftest import RedisServer, Serve
-from tests.service.running import Client
+from tests.service.half_sent import wait_until_in_flight
+from tests.service.running import Client, wait_until
 from tests.tiny import films
 
 FILMS = [film.model_dump() for film in films(12)]
@@ -151,8 +151,7 @@ def stalled(client: Client) -> Iterator[None]:
     blocker = {"item_id": "blocker", "attributes": {"title": "Ran"}}
     caller = threading.Thread(target=lambda: client.post("/embed", json={"items": [blocker]}))
     caller.start()
-    while batcher.running_s == 0:
-        time.sleep(0.001)
+    wait_until(lambda: batcher.running_s > 0)
     try:
         yield
     finally:
@@ -167,8 +166,7 @@ def test_more_waiting_tokens_than_allowed_are_refused_at_once(serve: Serve) -> N
 
     with ThreadPoolExecutor(2) as pool, stalled(client):
         answers = [pool.submit(client.post, "/embed", json=body) for body in bodies[:2]]
-        while client.metric("llmemb_queue_tokens") < 500:
-            time.sleep(0.01)
+        wait_until(lambda: client.metric("llmemb_queue_tokens") >= 500)
         refused = client.post("/embed", json=bodies[2])
 
     assert refused.status_code == 429
@@ -192,8 +190,7 @@ def test_the_same_text_asked_for_at_once_is_read_once(serve: Serve) -> None:
 
     with ThreadPoolExecutor(10) as pool, stalled(client):
         answers = [pool.submit(client.embed, FILMS[0], view="text") for _ in range(10)]
-        while client.metric('llmemb_embed_items_total{source="inflight"}') < 9:
-            time.sleep(0.01)
+        wait_until(lambda: client.metric('llmemb_embed_items_total{source="inflight"}') == 9)
 
     vectors = [each.result()["results"][0]["vectors"]["text"] for each in answers]
     assert vectors == [vectors[0]] * 10
@@ -218,7 +215,7 @@ def test_the_work_of_a_client_that_left_is_dropped(serve: Serve) -> None:
     with stalled(client):
         with pytest.raises(httpx.ReadTimeout):
             client.post("/embed", json={"items": FILMS[:2]}, timeout=0.3)
-        time.sleep(0.2)
+        wait_until_in_flight(client, requests=1)  # the blocker
 
     client.embed(FILMS[0])
     assert client.metric("llmemb_batch_items_sum") == 2

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from models.bundle import Bundle
 from service.serving import Serving
 from service.upgrade import Upgrade
-from tests.service.running import Client, in_this_process
+from tests.service.running import Client, in_this_process, wait_until
 from tests.service.upgrading import (
     HISTORIES,
     WAIT_S,
@@ -106,10 +105,7 @@ def test_an_index_that_is_kept_on_disk_is_of_the_bundle_that_is_served(
 
 def wait_for_generation(client: Client, bundle: str) -> None:
     """Wait until there is an index of a bundle on disk."""
-    deadline = time.monotonic() + 60
-    while not any(bundle in each.read_text() for each in manifests(client)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(bundle in each.read_text() for each in manifests(client)), 60)
 
 
 def manifests(client: Client) -> list[Path]:
@@ -239,7 +235,8 @@ def test_a_write_that_was_embedded_before_the_flip_is_written_after_it_in_the_ne
         sent = [
             pool.submit(client.request, method, path, json=body) for method, path, body in requests
         ]
-        time.sleep(0.5)
+        # Each is embedded by now, by the bundle that is not served when it is written.
+        wait_until(lambda: client.parts.disk._work_queue.qsize() == len(requests))
         go.set()
         wait_until_over(serving)
         held.set()

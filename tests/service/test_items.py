@@ -141,7 +141,7 @@ def test_a_wrong_attribute_of_put_is_named(shared: Client) -> None:
 
 
 def test_a_deleted_item_is_neither_recommended_nor_back_after_a_restart(
-    serve: Serve, tiny_bundle: object
+    serve: Serve,
 ) -> None:
     first = serve()
     first.put("/items/mine", json=FILM)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.service.conftest import Serve
 from tests.service.half_sent import wait_until_in_flight
-from tests.service.running import Client
+from tests.service.running import Client, wait_until
 from tests.service.test_embed import stalled
 from tests.service.test_items_list import lines, walk
 
@@ -207,10 +207,11 @@ def begun(
 
 
 def wait_for_line(client: Client, number: int, import_id: str = "one") -> None:
-    deadline = time.monotonic() + 20
-    while (client.get(f"/imports/{import_id}").json().get("durable_line") or 0) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def come_so_far() -> bool:
+        told = client.get(f"/imports/{import_id}").json()
+        return (told.get("durable_line") or 0) >= number
+
+    wait_until(come_so_far)
 
 
 def test_lines_are_durable_while_the_next_are_still_to_come(serve: Serve) -> None:
@@ -237,10 +238,7 @@ def test_a_client_that_leaves_can_go_on_where_it_was(serve: Serve) -> None:
     connection = begun(client, [line(0), line(1)])
     wait_for_line(client, 2)
     connection.close()
-    deadline = time.monotonic() + 10
-    while status(client)["state"] == "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: status(client)["state"] != "running")
 
     answer = send(client, b"".join(line(n) for n in range(4)))
 
@@ -276,18 +274,20 @@ def test_a_client_is_read_no_faster_than_its_lines_are_stored(serve: Serve) -> N
         with suppress(httpx.TransportError):  # the service stops
             send(client, pieces())
 
+    def stands_still() -> bool:
+        before = sent
+        time.sleep(1)
+        return 0 < before == sent
+
     with stalled(client):
         thread = threading.Thread(target=start, daemon=True)
         thread.start()
-        time.sleep(1.5)
-        before = sent
-        time.sleep(1)
-        after = sent
+        wait_until(stands_still, 60)
         status(client)  # others are served
         client.app.state.serving.drain()
     thread.join(20)
 
-    assert before == after < 20_000  # of 40 MB no more than sockets and a chunk hold
+    assert sent < 20_000  # of 40 MB no more than sockets and a chunk hold
     assert not thread.is_alive()
 
 
@@ -298,7 +298,7 @@ def test_an_import_waits_for_the_llm_where_others_are_refused(serve: Serve) -> N
     with ThreadPoolExecutor(1) as pool:
         with stalled(client):
             waiting = pool.submit(send, client, b"".join(line(n) for n in range(60)))
-            time.sleep(0.5)
+            wait_until(lambda: client.metric("llmemb_queue_tokens") >= 64)
             refused = client.post("/embed", json={"items": [long]})
             assert not waiting.done()
         answer = waiting.result(30)

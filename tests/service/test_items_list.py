@@ -11,7 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.service.conftest import Serve
-from tests.service.running import Client
+from tests.service.half_sent import wait_until_in_flight
+from tests.service.running import Client, wait_until
 from tests.service.test_items import FILM, ODD_IDS, raw
 
 
@@ -204,10 +205,8 @@ def test_a_client_that_reads_nothing_of_an_export_is_left(serve: Serve) -> None:
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as stalled:
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stalled.sendall(b"GET /items:export HTTP/1.1\r\nHost: x\r\n\r\n")
-        deadline = time.monotonic() + 10
-        while client.app.state.admission.requests or not _seen(client):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: _seen(client))
+        wait_until_in_flight(client)
 
 
 def _seen(client: Client) -> bool:

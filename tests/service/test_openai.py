@@ -246,7 +246,7 @@ def test_a_defect_is_a_500_without_its_text(
     assert "division" not in error.value.message
 
 
-def test_a_deadline_is_a_504(shared: Client, ask: OpenAI, serve: Serve) -> None:
+def test_a_deadline_is_a_504(ask: OpenAI, serve: Serve) -> None:
     service = serve(cache_items=0)
 
     with stalled(service), pytest.raises(openai.InternalServerError) as error:

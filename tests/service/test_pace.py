@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from service.admission import Admission
 from service.pace import Pace
 from service.upgrade import Upgrade
 from tests.service.conftest import Serve
-from tests.service.running import Client
+from tests.service.running import Client, wait_until
 from tests.service.upgrading import WAIT_S, ask, ended, put, put_some, stopped_at
 
 WORK_S = 0.2
@@ -82,7 +81,7 @@ def test_who_looks_how_far_a_reindex_is_does_not_slow_it_down(serve: Serve) -> N
     admission: Admission = client.app.state.admission
     client.recommended(["1"])
     assert admission.busy
-    time.sleep(1.1)
+    wait_until(lambda: not admission.busy)
 
     for path in ("/admin/bundles", "/health/ready", "/metrics"):
         assert client.get(path).status_code == 200
@@ -91,7 +90,7 @@ def test_who_looks_how_far_a_reindex_is_does_not_slow_it_down(serve: Serve) -> N
 
 
 def test_it_never_rests_while_writes_wait_for_it(
-    client: Client, bundles: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_some(client)
     rest, held = Pace.let_others_first, []

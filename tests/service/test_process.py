@@ -6,14 +6,13 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
-from tests.service.running import Client, free_port, in_a_process
+from tests.service.running import Client, free_port, in_a_process, wait_until
 
 
 def put_until_it_dies(client: Client, name: str, acknowledged: list[str]) -> None:
@@ -44,12 +43,12 @@ def test_kills_lose_nothing_acknowledged_and_sigterm_ends_with_0(
                 assert process.wait(10) == -signal.SIGKILL
                 killer.join()
 
-        with in_a_process(tiny_bundle, catalogue, port, LLMEMB_DRAIN_DELAY_S="0.7") as process:
+        with in_a_process(tiny_bundle, catalogue, port, LLMEMB_DRAIN_DELAY_S="1") as process:
             client.wait_until_ready(process)
             known = {item_id for item_id, _ in client.recommended(["1"], k=500)}
             missing = [i for i in acknowledged if client.get(f"/items/{i}").status_code != 200]
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            wait_until(lambda: client.get("/health/ready").status_code == 503)
             draining = client.get("/health/ready")
             live = client.get("/health/live")
             served = client.post("/recommend", json={"history": ["1"]})

@@ -1,5 +1,6 @@
 """What a client may send before its request is known."""
 
+import http.client
 import socket
 import time
 
@@ -56,6 +57,12 @@ def test_a_connection_is_used_again_and_again(
     monkeypatch.setattr(protocol, "HEAD_S", 0.5)
     client = serve()
 
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=10)
+    connection.connect()
+    connection.auto_open = 0  # a closed one is not opened anew
     for _ in range(4):
-        assert client.get("/health/live").status_code == 200
+        connection.request("GET", "/health/live")
+        answer = connection.getresponse()
+        assert (answer.status, bool(answer.read())) == (200, True)
         time.sleep(0.2)
+    connection.close()

@@ -189,7 +189,7 @@ def test_histories_that_come_at_once_are_ranked_as_alone(serve: Serve) -> None:
     assert client.metric("llmemb_index_search_seconds_count") < 60  # rounds, of 60 questions
 
 
-def test_an_item_that_was_changed_keeps_what_follows_it(serve: Serve, bundle: Bundle) -> None:
+def test_an_item_that_was_changed_keeps_what_follows_it(serve: Serve) -> None:
     client = serve()
     before = dict(client.recommended(["3"], k=500))
     item = client.get("/items/4").json()["attributes"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service import schema
-from service.schema import FILE
+from service.schema import FILE, CatalogueError
 from tests.service.catalogues import an_entry, an_item, open_store
 
 # As the version wrote it that knew schema 1.
@@ -109,3 +109,15 @@ def test_a_migration_that_is_stopped_changes_nothing_and_is_done_at_the_next_sta
 
     assert len(store.snapshot) == 2
     store.close()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    open_store(tmp_path).close()
+    newer = schema.SCHEMA + 1
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute(f"PRAGMA user_version={newer}")
+    database.close()
+
+    told = f"has schema {newer} and this version knows {schema.SCHEMA}"
+    with pytest.raises(CatalogueError, match=told):
+        open_store(tmp_path)

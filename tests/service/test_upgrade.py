@@ -2,7 +2,6 @@
 
 import gc
 import sqlite3
-import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from service.errors import StorageFull
 from service.schema import FILE
 from service.upgrade import Upgrade
 from tests.service.conftest import Serve
-from tests.service.running import Client, in_this_process
+from tests.service.running import Client, in_this_process, wait_until
 from tests.service.upgrading import (
     HISTORIES,
     WAIT_S,
@@ -245,11 +244,11 @@ def test_what_was_served_is_let_go_once_no_request_can_have_it(
     old = weakref.ref(client.parts.bundle)
     upgraded(client, "same")
 
-    deadline = time.monotonic() + 20
-    while old():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def gone() -> bool:
         gc.collect()
+        return old() is None
+
+    wait_until(gone)
 
     assert client.embed({"item_id": "x", "attributes": {"title": "X"}})["results"]
     assert client.get("/health/live").status_code == 200

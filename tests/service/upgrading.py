@@ -10,7 +10,7 @@ from typing import Any
 from models.manifest import read_manifest
 from models.prompt import PromptTemplate
 from service.serving import Serving
-from tests.service.running import Client
+from tests.service.running import Client, wait_until
 from tests.tiny import write_llm, write_tiny_bundle
 
 Status = dict[str, Any]
@@ -112,7 +112,4 @@ def stopped_at(upgrades: Any, name: str, monkeypatch: Any) -> Iterator[Any]:  # 
 
 def wait_until_over(serving: Serving) -> None:
     """Wait for an upgrade without asking the service."""
-    deadline = time.monotonic() + WAIT_S
-    while serving.upgrade is None or serving.upgrade.running:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: serving.upgrade and not serving.upgrade.running, WAIT_S)

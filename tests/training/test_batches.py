@@ -33,6 +33,7 @@ def test_batches_hold_every_window_once_within_the_budget() -> None:
     marks = sorted(int(row.max()) for batch in found for row in batch)
     assert marks == [1, 2, 3, 4, 5, 6]
     assert all(batch.size <= 20 or len(batch) == 1 for batch in found)
+    assert len(found) < len(pieces)
 
 
 def test_the_same_seed_gives_the_same_batches() -> None:

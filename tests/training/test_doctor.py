@@ -89,7 +89,7 @@ def test_another_version_than_was_tested_is_a_warning_that_names_it(tmp_path: Pa
 
 
 def test_little_memory_and_disk_are_problems_that_say_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "free_disk", lambda _: 1 << 30)
     monkeypatch.setattr(module, "memory", lambda: (8 << 30, 1 << 30))

@@ -40,8 +40,8 @@ def test_a_password_in_an_address_is_not_written_down_and_a_cut_line_is_passed_o
 ) -> None:
     journal = Journal(tmp_path)
     journal.command(["run", "--config", "a b.toml", "--source", "https://me:secret@host/x.zip"])
-    with journal.path.open("a") as lines:
-        lines.write('{"event": "st')
+    with journal.path.open("ab") as lines:
+        lines.write('{"event": "stopped", "step": "é'.encode()[:-1])  # within a letter
 
     (line,) = journal.lines()
 
