@@ -180,7 +180,11 @@ def main() -> None:
         _reindex(arguments)
         return
     if arguments.command:
-        _copy(arguments.command, arguments.file, read_catalogue_dir(arguments.catalogue))
+        try:
+            _copy(arguments.command, arguments.file, read_catalogue_dir(arguments.catalogue))
+        except BadSettings as error:
+            sys.stderr.write(f"{error}\n")
+            sys.exit(BAD_SETTINGS)
         return
     try:
         settings = read_settings(

@@ -62,7 +62,7 @@ def _number(value: float) -> bytes:
     return struct.pack(">Q", ~bits & (2**64 - 1) if bits & SIGN else bits | SIGN)
 
 
-def _coded(value: bool | float | str | bytes) -> bytes:
+def coded(value: bool | float | str | bytes) -> bytes:
     """A value's kind and itself; bytes are coded already."""
     if isinstance(value, bytes):
         return value
@@ -90,6 +90,21 @@ def _parts(value: Sequence[Any]) -> Iterator[Any]:
             yield from _parts(part)
         else:
             yield part
+
+
+def coded_values(
+    attributes: Mapping[str, Any], names: Collection[str] | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Each value that an item may be filtered by, as `coded`, and the name that it stands under.
+
+    Args:
+        names: of the attributes to look at; None is all.
+    """
+    for name, value in attributes.items():
+        if (names is None or name in names) and comparable(name):
+            for part in _parts(value if isinstance(value, list) else [value]):
+                if not is_missing(part):
+                    yield name, coded(_plain(part))
 
 
 class Keys(Sequence[bytes]):
@@ -211,7 +226,7 @@ class _Gathered:
         codes = known.setdefault(type(plain), {})
         if plain not in codes:
             codes[plain] = len(self.keys)
-            self.keys.append(_prefix(name) + _coded(plain))
+            self.keys.append(_prefix(name) + coded(plain))
         if type(value) is int:  # one look-up the next time
             known.setdefault(int, {})[value] = codes[plain]
         return codes[plain]
@@ -379,7 +394,7 @@ class Columns:
         return mask
 
     def _value_span(self, name: str, value: Value) -> tuple[int, int]:
-        key = _prefix(name) + _coded(value.value)
+        key = _prefix(name) + coded(value.value)
         return self._keys.span(key, _next(key))
 
     def _span(self, matching: Range | Exists) -> tuple[int, int]:
@@ -423,7 +438,7 @@ def _next(key: bytes) -> bytes:
 
 def _edge(bound: Bound, after: bool) -> bytes:
     """Where a range begins, or (after) ends: at the bound's key or right behind it."""
-    key = _coded(bound.value.value)
+    key = coded(bound.value.value)
     return _next(key) if bound.inclusive is after else key
 
 

@@ -161,12 +161,20 @@ class Superseded(NotReady):
     """Another bundle has become active between the reading of a request and its writing."""
 
 
+class Unreachable(NotReady):
+    """What holds the catalogue, outside this process, does not answer."""
+
+
 class TooLate(ServiceError):
     """The answer took longer than LLMEMB_REQUEST_TIMEOUT_S or X-Request-Timeout-Ms."""
 
 
 class StorageFull(ServiceError):
     """The disk of the catalogue has no room; nothing was changed."""
+
+
+class Unsupported(ServiceError):
+    """What holds the catalogue cannot do this; nothing was changed."""
 
 
 class Unexpected(ServiceError):
@@ -191,6 +199,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     InvalidItem: HTTPStatus.UNPROCESSABLE_ENTITY,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     Unexpected: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Unsupported: HTTPStatus.NOT_IMPLEMENTED,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     OutOfMemory: HTTPStatus.SERVICE_UNAVAILABLE,
     TooLate: HTTPStatus.GATEWAY_TIMEOUT,
@@ -209,6 +218,7 @@ REASON: dict[int, str] = {
     422: "A field has a value that cannot be used; `errors` names it.",
     429: "Too much is in flight or waiting; come again after Retry-After seconds.",
     500: "A defect of the service; its log has the request id.",
+    501: "What holds the catalogue (LLMEMB_STORE) cannot do this; `detail` says what can.",
     503: "Starting, draining or out of memory; come again after Retry-After seconds.",
     504: "The answer took too long.",
     507: "The disk of the catalogue is full; nothing was changed.",

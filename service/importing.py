@@ -6,12 +6,12 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import Field
 
+from service.catalogue import Store
 from service.errors import Invalid, Malformed, NotReady, Overloaded
 from service.incoming import IncomingItem, Readying, checked, require_bundle
 from service.progress import Progress
 from service.requests import decode
 from service.rows import Entry, written
-from service.store import CatalogueStore
 
 T = TypeVar("T")
 CHUNK_LINES = 256  # a commit costs a fsync, and no line is durable before it
@@ -33,7 +33,7 @@ class ImportLine(IncomingItem):
 class Into(NamedTuple):
     """Where items go, and what makes entries of them, for one bundle."""
 
-    store: CatalogueStore
+    store: Store
     readying: Readying
     bundle_hash: str
 

@@ -1,19 +1,19 @@
 """A history to the items that are most likely next."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from service.catalogue import Store, Wanted
 from service.errors import UnknownItem
 from service.filters import Filter
 from service.index import Floats, Main, Mask, Places, Snapshot, Views
 from service.metrics import Metrics
 from service.rounds import Rounds
 from service.slate import arrange, candidates_for
-from service.store import CatalogueStore
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -102,7 +102,7 @@ class Recommender:
     def __init__(
         self,
         bundle: "Bundle",
-        store: CatalogueStore,
+        store: Store,
         ranking: ThreadPoolExecutor,
         metrics: Metrics,
         score_all: int = SCORE_ALL,
@@ -183,7 +183,11 @@ class Recommender:
 
     def _search_together(self, asked: Sequence[Nearest]) -> list[list[tuple[str, float]]]:
         started = time.perf_counter()
-        snapshot = self._store.snapshot
+        wanted = (
+            Wanted({each.view: each.vector}, each.k, each.exclude, each.matching, only=True)
+            for each in asked
+        )
+        snapshot = self._store.widened(self._store.holding(()), wanted)
         answers: list[list[tuple[str, float]]] = [[] for _ in asked]
         for view in {each.view for each in asked}:
             rows = [row for row, each in enumerate(asked) if each.view == view]
@@ -204,9 +208,12 @@ class Recommender:
 
     def _rank_together(self, asked: Sequence[Question]) -> list[Recommended | Exception]:
         started = time.perf_counter()
-        snapshot = self._store.snapshot
+        snapshot = self._store.holding(
+            each for question in asked for each in _ids(question.history)
+        )
         answers: dict[int, Recommended | Exception] = {}
         told: list[tuple[int, Question, Places, Views]] = []  # where its history stands, its views
+        silent: list[tuple[int, Question, Places]] = []  # whose history says nothing
         for row, question in enumerate(asked):
             places = snapshot.places(_ids(question.history))
             if (
@@ -223,11 +230,17 @@ class Recommender:
             if any(len(vectors) for vectors in read.values()):
                 told.append((row, question, places, read))
             else:
-                answers[row] = self._popular(snapshot, question, places)
+                silent.append((row, question, places))
+        queries: dict[str, Floats] = {}
         if told:
             queries = self._bundle.scorer.queries(
                 self._bundle.states([read for _, _, _, read in told])
             )
+        wanted = self._wanted([each[1] for each in told], [each[1] for each in silent], queries)
+        snapshot = self._store.widened(snapshot, wanted)
+        for row, question, places in silent:
+            answers[row] = self._popular(snapshot, question, places)
+        if told:
             scored = self._scored(snapshot, [each[1:3] for each in told], queries)
             for at, ((row, question, places, _), found) in enumerate(
                 zip(told, scored, strict=True)
@@ -238,6 +251,24 @@ class Recommender:
                 )
         self._metrics.search.observe(time.perf_counter() - started)
         return [answers[row] for row in range(len(asked))]
+
+    def _wanted(
+        self, told: Sequence[Question], silent: Sequence[Question], queries: dict[str, Floats]
+    ) -> Iterator[Wanted]:
+        """What answers are chosen from: of questions with queries (B, W), and of those without."""
+        for row, question in enumerate(told):
+            # A view that says nothing of a history ties the whole catalogue.
+            mine = {view: each[row] for view, each in queries.items() if each[row].any()}
+            ids: list[str] = []
+            if question.strategy == "best":
+                rows, scores = self._bundle.following(_ids(question.history))
+                best_first = rows[np.argsort(-scores, kind="stable")].tolist()
+                ids = [self._bundle.catalogue[each - 1].item_id for each in best_first]
+            yield Wanted(
+                mine, candidates_for(question.k), _kept_out(question), question.matching, ids
+            )
+        for question in silent:
+            yield Wanted({}, candidates_for(question.k), _kept_out(question), question.matching)
 
     def _read(self, snapshot: Snapshot, question: Question, places: Places) -> dict[str, Floats]:
         """Of each view the vectors (L, W) of a history; none of a view the strategy is without."""
@@ -414,8 +445,15 @@ class Recommender:
     def _training_places(self, main: Main) -> Places:
         """Of each training item where it stands or stood in the main block; -1 for none."""
         if self._trained is None or self._trained[0] is not main:
-            ids = self._bundle.catalogue.ids
-            self._trained = (main, np.array([main.place(each) for each in ids], np.int64))
+            ids, rows = self._bundle.catalogue.ids, self._bundle.catalogue.rows
+            if len(main) < len(ids):
+                places = np.full(len(ids), -1, np.int64)
+                for item_id in main.ids:
+                    if (row := rows.get(item_id)) is not None:
+                        places[row - 1] = main.place(item_id)
+            else:
+                places = np.array([main.place(each) for each in ids], np.int64)
+            self._trained = (main, places)
         return self._trained[1]
 
     def _because(
@@ -443,6 +481,12 @@ def _units(vectors: Floats) -> Floats:
     """Vectors (n, W) at length 1; one of length 0 stays."""
     unit: Floats = vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + np.float32(1e-12))
     return unit
+
+
+def _kept_out(question: Question) -> list[str]:
+    """Ids that are not to be answered to a question."""
+    history = _ids(question.history) if question.exclude_history else []
+    return [*question.exclude, *history]
 
 
 def _ids(history: Sequence[str | Views]) -> list[str]:

@@ -37,11 +37,16 @@ class Entry(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """An item as it stands in the catalogue."""
+    """An item as it stands in the catalogue.
+
+    Attributes:
+        views: that it has, where they are stored with it; see catalogue.Store.views_of.
+    """
 
     item: Item
     hidden: bool
     version: int
+    views: tuple[str, ...] | None = None
 
 
 class Outcome(NamedTuple):

@@ -16,14 +16,16 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.bundles import Bundles
 from service.cache import Cache, MemoryCache, RedisCache
+from service.catalogue import Items, Stats, Store
 from service.embedder import Embedder
 from service.errors import NotReady
 from service.index import Floats
-from service.listing import Listing
 from service.metrics import Metrics
+from service.milvus.address import read as milvus_address
+from service.milvus.store import MilvusStore
 from service.recommender import Recommender
 from service.schema import CatalogueError
-from service.settings import Settings
+from service.settings import EMBEDDED, Settings
 from service.store import CatalogueStore
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ DRAINING = "draining"
 FAILED = "failed"
 CLOSING_S = 5.0
 GRACE_S = 5.0  # after a request's deadline, until what it had is let go
+READERS = 8  # that wait for a store that is elsewhere
 CHECKED_ITEMS = 8  # of the bundle, that are embedded again at start
 # The least cosine with the exported vector. Between a float32 and a bfloat16 vector of one text
 # it is above .999; between two items' vectors it is .9 to .97.
@@ -48,15 +51,15 @@ SAME = {"float32": 0.9999, "bfloat16": 0.999}
 class Parts:
     """What routes work with.
 
-    Threads: `disk` writes to SQLite, `reading` reads what is stored, others run the small models,
-    and the batcher has its own.
+    Threads: `disk` writes to the store, `reading` reads what is stored, others run the small
+    models, and the batcher has its own.
 
     Attributes:
         parity: the least cosine of the self-test; 1 for a bundle without items.
     """
 
     bundle: "Bundle"
-    store: CatalogueStore
+    store: Store
     cache: Cache
     batcher: Batcher
     embedder: Embedder
@@ -151,18 +154,14 @@ class Serving:
         try:
             settings = self.settings
             self._enter("loading the bundle")
-            folder = self.bundles.to_serve(settings.catalogue_dir)
+            folder = settings.bundle
+            if settings.store == EMBEDDED:
+                folder = self.bundles.to_serve(settings.catalogue_dir)
             bundle = Bundle.open(folder, llm=settings.llm, dtype=settings.dtype)
             self._enter("checking the encoder")
             parity = check_encoder(bundle)
             self._enter("opening the catalogue")
-            store = CatalogueStore.open(
-                settings.catalogue_dir,
-                bundle,
-                settings.filterable_names,
-                quantised=settings.index_dtype == "int8",
-            )
-            self.serve(self.assemble(bundle, store, parity))
+            self.serve(self.assemble(bundle, self._store(bundle), parity))
             self._enter(READY)
         except (BundleError, LLMError, CatalogueError, OSError, MemoryError) as error:
             self.failure, self.phase = str(error) or type(error).__name__, FAILED
@@ -172,15 +171,29 @@ class Serving:
         finally:
             self.loading = False
 
+    def _store(self, bundle: "Bundle") -> Store:
+        settings = self.settings
+        if settings.store != EMBEDDED:
+            address = milvus_address(settings.store)
+            return MilvusStore.open(address, bundle, settings.filterable_names)
+        return CatalogueStore.open(
+            settings.catalogue_dir,
+            bundle,
+            settings.filterable_names,
+            quantised=settings.index_dtype == "int8",
+        )
+
     def serve(self, parts: Parts) -> None:
         """Answer with these parts from now on; what others are at work on they finish."""
         before, self._parts = self._parts, parts
         self.metrics.loaded(parts.bundle.bundle_hash, parts.bundle.encoder_hash)
-        self.metrics.watch_catalogue(
-            lambda: parts.store.snapshot.shown,
-            lambda view: parts.store.snapshot.shown_with(view),  # noqa: PLW0108 - the latest one
-            parts.bundle.views,
-        )
+        store = parts.store
+        if store.at_hand:
+            self.metrics.watch_catalogue(
+                lambda: store.holding(()).shown,
+                lambda view: store.holding(()).shown_with(view),
+                parts.bundle.views,
+            )
         if before:
             self._retired.append(before)
 
@@ -205,7 +218,7 @@ class Serving:
     def assemble(
         self,
         bundle: "Bundle",
-        store: CatalogueStore,
+        store: Store,
         parity: float,
         beside: Parts | None = None,
     ) -> Parts:
@@ -245,7 +258,8 @@ class Serving:
         projecting = ThreadPoolExecutor(1, "project", use_threads, (1,))
         ranking = ThreadPoolExecutor(1, "rank", use_threads, (1,))
         disk = beside.disk if beside else ThreadPoolExecutor(1, "disk")
-        reading = beside.reading if beside else ThreadPoolExecutor(1, "reading")
+        readers = 1 if store.at_hand else READERS
+        reading = beside.reading if beside else ThreadPoolExecutor(readers, "reading")
         return Parts(
             bundle=bundle,
             store=store,
@@ -321,9 +335,24 @@ async def on_disk(parts: Parts, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(parts.disk, work)
 
 
-async def reading(parts: Parts, work: Callable[[Listing], T]) -> T:
+async def reading(parts: Parts, work: Callable[[Items], T]) -> T:
     """What is read of the stored items, while others write."""
     return await asyncio.get_running_loop().run_in_executor(parts.reading, work, parts.store.items)
+
+
+async def asked(parts: Parts, work: Callable[[Store], T]) -> T:
+    """What the store answers from memory; on a thread, where it is not at hand."""
+    if parts.store.at_hand:
+        return work(parts.store)
+    return await asyncio.get_running_loop().run_in_executor(parts.reading, work, parts.store)
+
+
+async def counted(serving: Serving, parts: Parts) -> Stats:
+    """What the catalogue holds; of one that is elsewhere, metrics show what was counted last."""
+    stats = await asked(parts, lambda store: store.stats)
+    if not parts.store.at_hand:
+        serving.metrics.index_items.set(stats.items - stats.hidden)
+    return stats
 
 
 # Dependencies that are no coroutines FastAPI runs on threads, which costs more than these do.

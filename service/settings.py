@@ -10,6 +10,7 @@ from pydantic import DirectoryPath, Field, ValidationError, field_validator, mod
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.logs import LogFormat
+from service.milvus.address import read as milvus_address
 from service.redis_urls import check as check_url
 
 PREFIX = "LLMEMB_"
@@ -22,6 +23,12 @@ class BadSettings(ValueError):
     """A setting that cannot be used; the message names the variable, its value and the reason."""
 
 
+EMBEDDED = "embedded"
+STORE: Any = Field(
+    EMBEDDED,
+    description="what holds the catalogue: embedded is catalogue_dir; "
+    "milvus+http://[user:password@]host:port[/database] any number of processes may share",
+)
 CATALOGUE_DIR: Any = Field(
     Path("catalogue"), description="writable folder of the catalogue, of one process alone"
 )
@@ -32,7 +39,15 @@ class CatalogueSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
+    store: str = STORE
     catalogue_dir: Path = CATALOGUE_DIR
+
+    @field_validator("store")
+    @classmethod
+    def _store_address(cls, value: str) -> str:
+        if value != EMBEDDED:
+            milvus_address(value)
+        return value
 
 
 class ClientSettings(BaseSettings):
@@ -59,6 +74,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="what the LLM runs in; auto is what the bundle was encoded in"
     )
+    store: str = STORE
     catalogue_dir: Path = CATALOGUE_DIR
     index_dtype: Literal["float32", "int8"] = Field(
         "float32",
@@ -121,6 +137,13 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field(
         "json", description="json is an object a line, text is for people"
     )
+
+    @field_validator("store")
+    @classmethod
+    def _store_address(cls, value: str) -> str:
+        if value != EMBEDDED:
+            milvus_address(value)
+        return value
 
     @field_validator("redis_url")
     @classmethod
@@ -191,25 +214,44 @@ def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - pydantic chec
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        reason = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise BadSettings(reason) from None
-        variable = PREFIX + str(first["loc"][0]).upper()
-        if first["type"] == "missing":
-            raise BadSettings(f"{variable} is not set: {describe(str(first['loc'][0]))}") from None
-        # An address may hold a password.
-        value = re.sub(r"//[^/@]*@", "//…@", json.dumps(first["input"], default=str))
-        hint = ""
-        if value.startswith('"tcp://'):
-            # Kubernetes sets NAME_PORT for every service of a namespace.
-            hint = "; is that a Kubernetes service link? Set enableServiceLinks: false"
-        raise BadSettings(f"{variable} is {value}: {reason}{hint}") from None
+        raise _bad(error) from None
+
+
+def _bad(error: ValidationError) -> BadSettings:
+    first = error.errors(include_url=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return BadSettings(reason)
+    variable = PREFIX + str(first["loc"][0]).upper()
+    if first["type"] == "missing":
+        return BadSettings(f"{variable} is not set: {describe(str(first['loc'][0]))}")
+    # An address may hold a password.
+    value = re.sub(r"//[^/@]*@", "//…@", json.dumps(first["input"], default=str))
+    hint = ""
+    if value.startswith('"tcp://'):
+        # Kubernetes sets NAME_PORT for every service of a namespace.
+        hint = "; is that a Kubernetes service link? Set enableServiceLinks: false"
+    return BadSettings(f"{variable} is {value}: {reason}{hint}")
 
 
 def read_catalogue_dir(override: str | None) -> Path:
-    """The catalogue's folder alone, for what needs no bundle; an override wins."""
-    return Path(override) if override else CatalogueSettings().catalogue_dir
+    """The catalogue's folder alone, for what needs no bundle; an override wins.
+
+    Raises:
+        BadSettings: the catalogue is in no folder.
+    """
+    if override:
+        return Path(override)
+    try:
+        settings = CatalogueSettings()
+    except ValidationError as error:
+        raise _bad(error) from None
+    if settings.store != EMBEDDED:
+        raise BadSettings(
+            f"{PREFIX}STORE says that the catalogue is in Milvus, which is backed up by Milvus' "
+            "own tools; for one in a folder send --catalogue"
+        )
+    return settings.catalogue_dir
 
 
 def read_client_settings() -> ClientSettings:

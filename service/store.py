@@ -4,15 +4,17 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from service import generations
 from service.beside import Known, active, seeing
+from service.catalogue import Capability, Stats, Store, Wanted
 from service.columns import Columns, Filterable
 from service.errors import PreconditionFailed, StorageFull, Superseded
 from service.filters import Filter, parse
@@ -21,7 +23,7 @@ from service.index import Main, Rebuilt, Snapshot
 from service.listing import SOME, Listing, stored_in
 from service.opening import damaged, prepare, read_snapshot, take
 from service.progress import Imports
-from service.rows import Entry, Floats, Outcome, Writing
+from service.rows import Entry, Floats, Outcome, Stored, Writing
 from service.schema import FILE, CatalogueError, is_full, transaction
 from service.upkeep import Upkeep
 from service.versions import ALWAYS, Condition
@@ -34,20 +36,6 @@ class WrongVector(ValueError):
     """A vector that must not enter the catalogue; the message names view, item and defect."""
 
 
-class Stats(NamedTuple):
-    """What the catalogue holds.
-
-    Attributes:
-        changes: how many it has had; the largest version.
-        kinds: of each name and kind of an attribute, how many items have it.
-    """
-
-    items: int
-    hidden: int
-    changes: int
-    kinds: Mapping[tuple[str, str], int]
-
-
 class _State(NamedTuple):
     snapshot: Snapshot
     changes: int
@@ -55,7 +43,7 @@ class _State(NamedTuple):
 
 
 class CatalogueStore:
-    """Every item of the catalogue, durably; made by CatalogueStore.open.
+    """Every item of the catalogue, durably, on this disk; made by CatalogueStore.open.
 
     A change is committed (WAL, synchronous=FULL) before the method returns and visible in
     `snapshot` when it does; the index changes in the order of the commits. Methods block and
@@ -66,7 +54,11 @@ class CatalogueStore:
         filterable: the attributes that filters may name; None is all that items have.
         items: as they are stored.
         imports: how far they have come.
+        at_hand, lacks: as catalogue.Store has them.
     """
+
+    at_hand = True
+    lacks: Mapping[Capability, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -265,6 +257,19 @@ class CatalogueStore:
                 retry_after_s=1,
             )
 
+    def holding(self, _: Iterable[str]) -> Snapshot:
+        """All of the catalogue, as of the latest change."""
+        return self._state.snapshot
+
+    def widened(self, snapshot: Snapshot, _: Iterable[Wanted]) -> Snapshot:
+        """The same: it has all."""
+        return snapshot
+
+    def views_of(self, stored: Stored) -> list[str] | None:
+        """The views of an item that was read; None where it has gone meanwhile."""
+        views = self._state.snapshot.views(stored.item.item_id)
+        return None if views is None else list(views)
+
     @property
     def stats(self) -> Stats:
         """What it holds; costs nothing."""
@@ -307,7 +312,7 @@ class CatalogueStore:
             StorageFull: the disk is full.
         """
         for entry in entries:
-            self._check(entry)
+            require_vectors(entry, self._widths, self._llm_dim)
         outcomes = []
         upserts: dict[str, Mapping[str, Floats]] = {}
         attributes: dict[str, Mapping[str, Any]] = {}
@@ -442,24 +447,35 @@ class CatalogueStore:
         if self._upkeep:
             self._upkeep.settle()
 
-    def _check(self, entry: Entry) -> None:
-        vectors = dict(entry.views)
-        widths = self._widths
-        if entry.llm_vector is not None:
-            vectors["llm"] = entry.llm_vector
-            widths = {**widths, "llm": self._llm_dim}
-        for view, vector in vectors.items():
-            if view not in widths:
-                raise WrongVector(f"item {entry.item.item_id!r}: there is no view {view!r}")
-            if vector.shape != (widths[view],):
-                raise WrongVector(
-                    f"item {entry.item.item_id!r}: a vector of view {view!r} has shape "
-                    f"{vector.shape}, not ({widths[view]},)"
-                )
-            if not np.isfinite(vector).all():
-                raise WrongVector(
-                    f"item {entry.item.item_id!r}: the vector of view {view!r} is not finite"
-                )
+
+def on_this_disk(store: Store) -> CatalogueStore:
+    """A store, for what only those can do that lack nothing."""
+    assert isinstance(store, CatalogueStore)  # noqa: S101 - the others lack `reindex`
+    return store
+
+
+def require_vectors(entry: Entry, widths: Mapping[str, int], llm_dim: int) -> None:
+    """Make sure that the vectors of an entry are as their views have them.
+
+    Raises:
+        WrongVector: one is not.
+    """
+    vectors = dict(entry.views)
+    if entry.llm_vector is not None:
+        vectors["llm"] = entry.llm_vector
+        widths = {**widths, "llm": llm_dim}
+    for view, vector in vectors.items():
+        if view not in widths:
+            raise WrongVector(f"item {entry.item.item_id!r}: there is no view {view!r}")
+        if vector.shape != (widths[view],):
+            raise WrongVector(
+                f"item {entry.item.item_id!r}: a vector of view {view!r} has shape "
+                f"{vector.shape}, not ({widths[view]},)"
+            )
+        if not np.isfinite(vector).all():
+            raise WrongVector(
+                f"item {entry.item.item_id!r}: the vector of view {view!r} is not finite"
+            )
 
 
 def _unseen(items: Mapping[str, Mapping[str, Floats]]) -> list[str]:

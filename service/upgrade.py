@@ -30,7 +30,7 @@ from service.pace import Pace
 from service.schema import CatalogueError, transaction
 from service.seal import sealed
 from service.serving import DRAINING, Parts, Serving, check_encoder
-from service.store import CatalogueStore
+from service.store import CatalogueStore, on_this_disk
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -138,7 +138,7 @@ class Upgrade:
         self._accept_lost = accept_lost
         self._loop = loop
         self._served = serving.parts
-        self._store = self._served.store
+        self._store = on_this_disk(self._served.store)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upgrade", daemon=True)
         self._counted = 0.0
@@ -446,7 +446,7 @@ class Upgrade:
             pace.let_others_first()
             return self._ask(recommended(history, k))
 
-        return Bundled(parts.store.snapshot, parts.recommender.alike, recommend)
+        return Bundled(parts.store.holding(()), parts.recommender.alike, recommend)
 
 
 def _yield_to_others() -> None:

@@ -49,7 +49,7 @@ ENVIRONMENT = {each["name"]: each["value"] for each in CONTAINER["env"] if "valu
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("manifest", manifests("base"), ids=named)
+@pytest.mark.parametrize("manifest", manifests("base", "milvus"), ids=named)
 def test_a_manifest_is_what_kubernetes_expects(manifest: Manifest, version: str) -> None:
     schemas = pytest.importorskip(
         "kubernetes_validate", reason="no kubernetes-validate; the extra dev has it"
@@ -68,7 +68,7 @@ def test_a_manifest_that_is_wrong_is_found_out() -> None:
         schemas.validate(wrong, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("folder", ["base", "monitoring"])
+@pytest.mark.parametrize("folder", ["base", "monitoring", "milvus"])
 def test_a_kustomization_names_every_file_beside_it(folder: str) -> None:
     kustomization = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text())
     files = {path.name for path in (FOLDER / folder).iterdir()} - {"kustomization.yaml"}
@@ -101,6 +101,28 @@ def test_nothing_scales_what_cannot_be_scaled() -> None:
     kinds = {each["kind"] for each in manifests("base", "monitoring")}
 
     assert not kinds & {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
+
+
+def test_with_milvus_pods_are_as_before_without_a_volume_and_may_be_many() -> None:
+    found = {named(each): each for each in manifests("milvus")}
+    workload = found["Deployment llmemb"]
+    pod = workload["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {each["name"]: each for each in container["env"]}
+    before = {each["name"]: each for each in CONTAINER["env"]}
+
+    assert environment.keys() - before.keys() == {f"{PREFIX}STORE"}
+    assert before.keys() - environment.keys() == {f"{PREFIX}CATALOGUE_DIR"}
+    assert all(environment[name] == before[name] for name in environment.keys() & before.keys())
+    for name in container.keys() - {"env", "volumeMounts"}:
+        assert container[name] == CONTAINER[name]
+    assert {each["name"] for each in container["volumeMounts"]} == {"keys", "tmp"}
+    assert pod["volumes"] == POD["volumes"]
+    assert workload["spec"]["selector"] == SET["spec"]["selector"]
+    target = found["HorizontalPodAutoscaler llmemb"]["spec"]["scaleTargetRef"]
+    assert f"{target['kind']} {target['name']}" == named(workload)
+    budget = found["PodDisruptionBudget llmemb"]["spec"]
+    assert budget["selector"] == workload["spec"]["selector"]
 
 
 def test_the_variables_are_settings_that_can_be_used_together() -> None:

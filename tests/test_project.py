@@ -37,6 +37,7 @@ TERRITORY = {
     "starlette": {"service"},
     "uvicorn": {"service"},
     "redis": {"service"},
+    "pymilvus": {"service"},
     "faiss": {"service"},
     "prometheus_client": {"service"},
     "pythonjsonlogger": {"service"},
@@ -254,7 +255,8 @@ def test_the_service_image_holds_no_training_code() -> None:
     text = (ROOT / "docker" / "Dockerfile").read_text()
 
     assert "COPY training" not in text
-    assert '".[service,tracing]"' in text
+    assert "ARG EXTRAS=service,tracing\n" in text
+    assert '".[$EXTRAS]"' in text
 
 
 def test_the_service_image_asks_itself_whether_it_is_ready() -> None:

@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service import beside
 from service.bundles import NAME, Bundles
+from service.catalogue import require
 from service.comparison import Comparison
 from service.errors import UnknownBundle, UpgradeRunning, problems
 from service.requests import JSONRoute
 from service.serving import Parts, Serving, on_disk, parts_of, serving_of
+from service.store import CatalogueStore
 from service.upgrade import State, Upgrade
 
 router = APIRouter(route_class=JSONRoute, tags=["bundles"])
@@ -120,8 +122,12 @@ def _status(upgrade: Upgrade) -> UpgradeStatus:
 
 
 async def _previous(parts: Parts) -> str | None:
+    store = parts.store
+    if not isinstance(store, CatalogueStore):
+        return None
+
     def read() -> str | None:
-        with parts.store.locked() as database:
+        with store.locked() as database:
             return beside.previous(database)
 
     return await on_disk(parts, read)
@@ -157,7 +163,7 @@ async def get_bundles(
     "/admin/bundles",
     status_code=202,
     summary="Have another bundle active, without downtime",
-    responses=problems(400, 404, 409, 413, 415, 422, 503, 504),
+    responses=problems(400, 404, 409, 413, 415, 422, 501, 503, 504),
 )
 async def change_bundle(
     query: UpgradeRequest,
@@ -169,6 +175,7 @@ async def change_bundle(
     The answer comes at once; GET /admin/bundles tells how far it has come. Requests are answered
     all the time, each by one bundle. The same again while it runs changes nothing.
     """
+    require(parts.store, "reindex")
     name, folder = await _wanted(query, parts, serving.bundles)
     running = serving.upgrade
     if running and running.running:

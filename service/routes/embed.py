@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from models.item import Item
+from service.catalogue import require
 from service.embedder import Embedded
 from service.errors import Forbidden, Invalid, problems
 from service.incoming import LLM
@@ -117,7 +118,7 @@ def entries(embedded: Sequence[Embedded]) -> list[Entry]:
 @router.post(
     "/embed",
     summary="Embed items",
-    responses=problems(400, 413, 415, 422, 429, 503, 504, 507),
+    responses=problems(400, 413, 415, 422, 429, 501, 503, 504, 507),
 )
 async def embed(
     query: EmbedRequest,
@@ -133,6 +134,8 @@ async def embed(
     if query.index and "write" not in request.state.scopes:
         raise Forbidden("`index: true` changes the catalogue, and so needs the scope write")
     started = time.perf_counter()
+    if query.index and len(query.items) > 1:
+        require(parts.store, "atomic")
     _check(query, parts, serving.settings.max_items)
     embedded = await parts.embedder.embed(query.items)
     if query.index:

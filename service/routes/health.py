@@ -1,6 +1,6 @@
 """What the service is, whether it lives, whether it is ready, and its metrics."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field
 
 from models.prompt import PromptTemplate
 from service import version
+from service.catalogue import Capability, Stats
 from service.errors import NotReady, problems
 from service.filters import MAX_CONDITIONS, MAX_VALUES
-from service.serving import READY, Parts, Serving, parts_of, serving_of
-from service.store import Stats
+from service.serving import READY, Parts, Serving, counted, parts_of, serving_of
 
 router = APIRouter(tags=["service"])
 
@@ -68,13 +68,24 @@ class CatalogueInfo(BaseModel):
 
     items: int = Field(examples=[1682])
     hidden: int = Field(description="Of these, kept out of all answers.", examples=[3])
-    version: int = Field(description="The latest of an item; grows with every change.")
+    version: int = Field(
+        description="The latest of an item; grows with every change. 0 where the store cannot tell."
+    )
     filterable: list[str] | None = Field(
         description="The attributes that filters may name; null: all that items have.",
         examples=[["genres", "release_year"]],
     )
     attributes: list[AttributeInfo] = Field(
-        description=f"The {MOST_ATTRIBUTES} that most items have, those first."
+        description=f"The {MOST_ATTRIBUTES} that most items have, those first; empty where `lacks` "
+        "says `attributes`."
+    )
+    lacks: dict[str, str] = Field(
+        {},
+        description="What this store (LLMEMB_STORE) cannot do, each with a sentence; asked for it "
+        "the answer is 501. `words`: q of GET /items. `map`: GET /map. `atomic`: to write all or "
+        "none of several items. `reindex`: POST /admin/bundles. `backup`: the command. "
+        "`attributes`: to count them here.",
+        examples=[{}],
     )
 
 
@@ -131,6 +142,7 @@ async def info(
     bundle = parts.bundle
     manifest = bundle.manifest
     settings = serving.settings
+    stats = await counted(serving, parts)
     return Info(
         name=manifest.name,
         version=version(),
@@ -153,9 +165,9 @@ async def info(
         strategies=list(parts.recommender.strategies),
         template=manifest.template,
         parity=parts.parity,
-        items=len(parts.store.snapshot),
+        items=stats.items,
         training_items=manifest.items,
-        catalogue=_catalogue(parts.store.stats, parts.store.filterable),
+        catalogue=_catalogue(stats, parts.store.filterable, parts.store.lacks),
         limits=Limits(
             max_items=settings.max_items,
             max_body_bytes=settings.max_body_bytes,
@@ -166,7 +178,9 @@ async def info(
     )
 
 
-def _catalogue(stats: Stats, filterable: Collection[str] | None) -> CatalogueInfo:
+def _catalogue(
+    stats: Stats, filterable: Collection[str] | None, lacks: Mapping[Capability, str]
+) -> CatalogueInfo:
     kinds: dict[str, dict[str, int]] = {}
     for (name, kind), items in sorted(stats.kinds.items()):
         kinds.setdefault(name, {})[kind] = items
@@ -182,6 +196,7 @@ def _catalogue(stats: Stats, filterable: Collection[str] | None) -> CatalogueInf
             AttributeInfo(name=name, kinds=kinds[name], share=round(totals[name] / stats.items, 4))
             for name in first
         ],
+        lacks={**lacks},
     )
 
 
@@ -208,9 +223,8 @@ async def ready(serving: Annotated[Serving, Depends(serving_of)]) -> Ready:
         raise NotReady(serving.illness or serving.phase, retry_after_s=2)
     parts = serving.parts
     await parts.cache.check()
-    return Ready(
-        items=len(parts.store.snapshot), degraded=["cache"] if parts.cache.degraded else []
-    )
+    stats = await counted(serving, parts)
+    return Ready(items=stats.items, degraded=["cache"] if parts.cache.degraded else [])
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)

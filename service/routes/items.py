@@ -211,7 +211,7 @@ async def patch_item(
             raise unknown(item_id)
         _require(condition, item_id, stored.version)
         try:
-            outcome, item = await _merge(body, stored, parts)
+            outcome, item, views = await _merge(body, stored, parts)
         except PreconditionFailed:
             continue  # somebody has changed it meanwhile
         assert outcome.version is not None  # noqa: S101 - it was there
@@ -221,15 +221,15 @@ async def patch_item(
             attributes=item.attributes,
             hidden=outcome.hidden,
             version=outcome.version,
-            views=list(parts.store.snapshot.views(item_id) or ()),
+            views=views,
         )
     raise PreconditionFailed(
         f"item {item_id!a} was changed {PATCHES} times while this was tried; send it again"
     )
 
 
-async def _merge(body: PatchItem, stored: Stored, parts: Parts) -> tuple[Outcome, Item]:
-    """Merge a patch into an item that has not changed since it was read."""
+async def _merge(body: PatchItem, stored: Stored, parts: Parts) -> tuple[Outcome, Item, list[str]]:
+    """Merge a patch into an item that has not changed since it was read; and its views then."""
     item, only = stored.item, exactly(stored.version)
     hidden = bool(body.hidden) if "hidden" in body.model_fields_set else stored.hidden
     if "attributes" in body.model_fields_set:
@@ -243,11 +243,12 @@ async def _merge(body: PatchItem, stored: Stored, parts: Parts) -> tuple[Outcome
         }
         item = _item(item.item_id, kept, body.model_dump(exclude_unset=True))
     if written(item) == written(stored.item):
-        return await on_disk(parts, lambda: parts.store.hide(item.item_id, hidden, only)), item
+        outcome = await on_disk(parts, lambda: parts.store.hide(item.item_id, hidden, only))
+        return outcome, item, parts.store.views_of(stored) or []
     (entry,) = entries(await parts.embedder.embed([item], where="body"))
     entry = entry._replace(hidden=hidden)
     (outcome,) = await on_disk(parts, lambda: parts.store.put([entry], [only]))
-    return outcome, item
+    return outcome, item, [name for name in parts.bundle.views if name in entry.views]
 
 
 @router.get(
@@ -269,7 +270,7 @@ async def get_item(
 ) -> CatalogueItem | Response:
     """An item's attributes, its version and the views it has."""
     stored = await reading(parts, lambda items: items.get(item_id))
-    views = parts.store.snapshot.views(item_id)
+    views = stored and parts.store.views_of(stored)
     if stored is None or views is None:
         raise unknown(item_id)
     _require(condition._replace(none_match=None), item_id, stored.version)
@@ -281,7 +282,7 @@ async def get_item(
         attributes=stored.item.attributes,
         hidden=stored.hidden,
         version=stored.version,
-        views=list(views),
+        views=views,
     )
 
 

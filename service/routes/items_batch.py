@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
+from service.catalogue import require
 from service.errors import MOST_ERRORS, FieldError, Invalid, problems
 from service.incoming import IncomingItem, Readying, checked, require_active, require_bundle
 from service.requests import JSONRoute
@@ -82,7 +83,7 @@ class BatchResponse(BaseModel):
 @router.post(
     "/items:batch",
     summary="Add or change some items",
-    responses=problems(400, 409, 412, 413, 415, 422, 429, 503, 504, 507),
+    responses=problems(400, 409, 412, 413, 415, 422, 429, 501, 503, 504, 507),
 )
 async def put_batch(
     query: BatchRequest,
@@ -94,6 +95,8 @@ async def put_batch(
     Each item has a result of its own. With `atomic` all are written or none.
     """
     started = time.perf_counter()
+    if query.atomic:
+        require(parts.store, "atomic")
     most = serving.settings.max_items
     if len(query.items) > most:
         raise Invalid.field("items", f"has {len(query.items)} items; at most {most} may come")

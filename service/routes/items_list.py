@@ -54,7 +54,7 @@ class ItemsPage(BaseModel):
 @router.get(
     "/items",
     summary="List the catalogue, or find items by words",
-    responses=problems(400, 422, 503, 504),
+    responses=problems(400, 422, 501, 503, 504),
 )
 async def list_items(
     query: Annotated[ListQuery, Query()], parts: Annotated[Parts, Depends(parts_of)]
@@ -65,7 +65,6 @@ async def list_items(
     listed once, a new one comes last.
     """
     page = await reading(parts, lambda items: items.page(query.limit, query.cursor, query.q))
-    snapshot = parts.store.snapshot
     return ItemsPage(
         items=[
             CatalogueItem(
@@ -73,7 +72,7 @@ async def list_items(
                 attributes=each.item.attributes,
                 hidden=each.hidden,
                 version=each.version,
-                views=list(snapshot.views(each.item.item_id) or ()),
+                views=parts.store.views_of(each) or [],
             )
             for each in page.items
         ],

@@ -46,7 +46,6 @@ async def look_up(
     """Attributes of up to 1000 items, such as those of an answer of POST /recommend."""
     ids = list(dict.fromkeys(body.item_ids))
     known = await reading(parts, lambda items: items.get_many(ids))
-    snapshot = parts.store.snapshot
     return LookupResponse(
         items=[
             CatalogueItem(
@@ -54,7 +53,7 @@ async def look_up(
                 attributes=each.item.attributes,
                 hidden=each.hidden,
                 version=each.version,
-                views=list(snapshot.views(item_id) or ()),
+                views=parts.store.views_of(each) or [],
             )
             for item_id, each in zip(ids, known, strict=True)
             if each

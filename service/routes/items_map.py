@@ -11,10 +11,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.item import AttributeValue
+from service.catalogue import Items, require
 from service.errors import Invalid, problems
 from service.index import Floats, Places, Snapshot
-from service.listing import Listing
 from service.requests import JSONRoute
+from service.rows import Stored
 from service.serving import Parts, parts_of, reading
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ TAG = {"ETag": {"description": "Changes with the catalogue.", "schema": {"type":
     responses={
         200: {"headers": TAG},
         304: {"description": "The catalogue is as it was for the ETag of If-None-Match."},
-        **problems(400, 422, 503, 504),
+        **problems(400, 422, 501, 503, 504),
     },
 )
 async def catalogue_map(
@@ -89,6 +90,7 @@ async def catalogue_map(
 
     New items have places as soon as they are in the catalogue.
     """
+    require(parts.store, "map")
     stats = parts.store.stats
     tag = f'"{parts.bundle.bundle_hash[:16]}-{stats.changes}"'
     headers = {"etag": tag, "cache-control": "private, no-cache"}  # ask whether it has changed
@@ -100,7 +102,7 @@ async def catalogue_map(
         )
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    snapshot = parts.store.snapshot
+    snapshot = parts.store.holding(())
     total, ids, places = await asyncio.to_thread(_places, snapshot, parts.bundle, query.limit)
     values = None
     if query.attribute is not None:
@@ -136,8 +138,12 @@ def _places(snapshot: Snapshot, bundle: "Bundle", limit: int) -> tuple[int, list
 async def _values(parts: Parts, ids: Sequence[str], attribute: str) -> list[AttributeValue]:
     found: list[AttributeValue] = []
     for start in range(0, len(ids), AT_ONCE):
-        some = ids[start : start + AT_ONCE]
-        stored = await reading(parts, partial(Listing.get_many, item_ids=some))
+        some = partial(_of, item_ids=ids[start : start + AT_ONCE])
+        stored = await reading(parts, some)
         # An item may have gone meanwhile.
         found += [each.item.attributes.get(attribute) if each else None for each in stored]
     return found
+
+
+def _of(items: Items, item_ids: Sequence[str]) -> list[Stored | None]:
+    return items.get_many(item_ids)

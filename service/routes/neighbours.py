@@ -12,7 +12,7 @@ from service.errors import Invalid, problems
 from service.requests import JSONRoute, asks_for_neighbours, decode, item_id_of_neighbours
 from service.routes.items import ID_PARAMETER, unknown
 from service.routes.recommend import K, SearchResponse
-from service.serving import Parts, parts_of
+from service.serving import Parts, asked, parts_of
 
 
 class NeighboursRoute(JSONRoute):
@@ -63,8 +63,7 @@ async def neighbours(
     An id that itself ends in `/neighbours` is looked up with its slash as `%2F`.
     """
     started = time.perf_counter()
-    snapshot = parts.store.snapshot
-    views = snapshot.views(item_id)
+    views = await asked(parts, lambda store: store.holding([item_id]).views(item_id))
     if views is None:
         raise unknown(item_id)
     view = query.view or parts.recommender.alike
@@ -73,7 +72,7 @@ async def neighbours(
     if view not in views:
         raise Invalid.field("view", f"item {item_id!a} has only {', '.join(views)}", view)
     told = None if query.filter is None else decode(query.filter.encode(), "filter")
-    matching = parts.store.filter_of(told)
+    matching = await asked(parts, lambda store: store.filter_of(told))
     # A copy: the search is later, and the vector lives no longer than the snapshot.
     vector = views[view].copy()
     found = await parts.recommender.search(view, vector, query.k, [item_id], matching)

@@ -18,7 +18,7 @@ from service.index import Floats
 from service.inline import HistoryElement, ItemId, seen
 from service.recommender import FALLBACK_DIVERSITY, Strategy, Used
 from service.requests import JSONRoute
-from service.serving import Parts, Serving, parts_of, reading, serving_of
+from service.serving import Parts, Serving, asked, parts_of, reading, serving_of
 
 router = APIRouter(route_class=JSONRoute, tags=["recommend"])
 
@@ -262,7 +262,7 @@ async def recommend(
         raise Invalid.field(
             "strategy", f"the bundle has no view for it; it has {known}", query.strategy
         )
-    matching = parts.store.filter_of(query.filter)
+    matching = await asked(parts, lambda store: store.filter_of(query.filter))
     ranked = await parts.recommender.recommend(
         await seen(
             query.history,
@@ -358,11 +358,8 @@ async def search(
     vector = np.array(query.vector, np.float64)
     if np.abs(vector).max() > LARGEST:
         raise Invalid.field("vector", f"holds a number beyond {LARGEST:g}; scores would overflow")
+    matching = await asked(parts, lambda store: store.filter_of(query.filter))
     found = await parts.recommender.search(
-        view.name,
-        vector.astype(np.float32),
-        query.k,
-        query.exclude,
-        parts.store.filter_of(query.filter),
+        view.name, vector.astype(np.float32), query.k, query.exclude, matching
     )
     return SearchResponse.of(parts.bundle.bundle_hash, view.name, found, query.k, started)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.milvus_server import MilvusServer
 from tests.service.running import Client, free_port, in_this_process, wait_until
 from tests.service.upgrading import write_bundles
 
@@ -132,3 +133,17 @@ def redis_binary() -> str:
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer.of(tmp_path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def milvus_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    pytest.importorskip("milvus_lite")
+    with MilvusServer.of(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
+
+
+@pytest.fixture
+def milvus(milvus_of_all: MilvusServer) -> Iterator[MilvusServer]:
+    """A Milvus that is empty."""
+    yield milvus_of_all
+    milvus_of_all.clear()

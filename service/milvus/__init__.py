@@ -1,0 +1,1 @@
+"""The catalogue in Milvus, for any number of processes; needs the extra `milvus`."""
