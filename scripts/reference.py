@@ -98,8 +98,10 @@ def _metric(metric: MetricWrapperBase) -> tuple[str, str, str]:
     (family,) = metric.describe()
     # A counter is told by the name under which it is scraped.
     name = family.name + ("_total" if family.type == "counter" else "")
-    labels = ",".join(metric._labelnames)
-    return f"`{name}{{{labels}}}`" if labels else f"`{name}`", family.type, family.documentation
+    told = family.documentation
+    if metric._labelnames:
+        told += f" By {', '.join(f'`{label}`' for label in metric._labelnames)}."
+    return f"`{name}`", family.type, told
 
 
 def errors() -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models import OutOfMemory
 from models.item import InvalidItem
 from models.prompt import Prompt
+from service import memory
 from service.errors import NotReady, Overloaded
 from service.metrics import Metrics, add_stage
 
@@ -27,6 +28,7 @@ RECOVER_AFTER = 64  # batches without an out-of-memory, before a larger one is t
 # Of English. A tokenizer makes a token of every byte at worst, but charging that would refuse three
 # of four requests that fit, while they are tokenised: a few milliseconds.
 BYTES_PER_TOKEN = 3
+TIDY_S = 60.0  # between two times that memory is given back
 FATAL_AFTER = 8  # prompts in a row that fail alone, none for what they say: the device is broken
 
 Keep = Callable[[Mapping[str, "LLMVector"]], Awaitable[None]]
@@ -125,6 +127,7 @@ class Batcher:
         self._faults = 0  # see FATAL_AFTER
         self._rate = TOKENS_PER_S
         self._running_since: float | None = None
+        self._tidied = time.monotonic()
         self._died = self._closed = False
         self._filled = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -313,6 +316,9 @@ class Batcher:
                 self._die()
                 return
             self._start(self._deliver(batch, answers))
+            if not self._closed and time.monotonic() - self._tidied > TIDY_S:
+                self._tidied = time.monotonic()
+                await loop.run_in_executor(self._inference, memory.give_back)
 
     async def _deliver(
         self, batch: Sequence[_Entry], answers: Sequence[LLMVector | Exception]

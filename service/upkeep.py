@@ -1,14 +1,12 @@
 """What keeps the index in shape while the catalogue changes, on a thread of its own."""
 
-import ctypes
 import logging
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 import faiss
 
+from service import memory
 from service.index import Main, Rebuilt, Snapshot
 
 log = logging.getLogger(__name__)
@@ -91,7 +89,7 @@ class Upkeep:
             failed = False
             try:
                 self._work()
-                _give_memory_back()
+                memory.give_back()
             except Exception:
                 # The catalogue answers as before, only slower; the next change tries again.
                 log.exception("the index could not be made anew")
@@ -116,13 +114,3 @@ class Upkeep:
             self._keep(main)
         except OSError as error:
             log.warning("the index is not kept on disk, and a start takes longer: %s", error)
-
-
-def _give_memory_back() -> None:
-    """Have the allocator return what an older index, or the reading of one, has left free.
-
-    A cluster's vectors are too small for it to do so by itself.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another libc than GNU's
-            ctypes.CDLL(None).malloc_trim(0)

@@ -5,12 +5,16 @@ After a change of what is quoted: `python -m tests.test_documents` writes docs/r
 
 import json
 import re
+import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from scripts.reference import MARK, PAGES
 from scripts.site import without_links_to_code
+from training.command_line import parse
+from training.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
@@ -64,6 +68,57 @@ def test_links_between_documents_lead_somewhere(name: str) -> None:
         assert led_to.exists(), target
         if anchor and led_to.suffix == ".md":
             assert anchor in anchors(led_to), f"{target}#{anchor}"
+
+
+def told(pattern: str) -> list[tuple[str, str]]:
+    """What all documents say that fits a pattern, with the document."""
+    texts = ((name, (ROOT / name).read_text()) for name in DOCUMENTS)
+    return [(name, found) for name, text in texts for found in re.findall(pattern, text, re.M)]
+
+
+def named(page: str) -> set[str]:
+    """The names in the first column of a reference page's tables."""
+    return set(re.findall(r"^\| `([^`]+)`", (ROOT / "docs" / "reference" / page).read_text(), re.M))
+
+
+def test_variables_that_documents_name_are_read() -> None:
+    known = named("settings.md") | {"LLMEMB_API_KEY"}  # of `python -m service reindex`
+
+    assert [each for each in told(r"LLMEMB_[A-Z_]+") if each[1] not in known] == []
+
+
+def test_settings_that_documents_name_are_read() -> None:
+    known = named("settings.md")
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    # Not files, nor fields of the manifest.
+    dotted = rf"`((?:{'|'.join(sections)})\.[a-z_.]+)(?<!\.json)(?<!\.npy)[ =`]"
+    found = [each for each in told(dotted) if each[0] != "docs/reference/bundle.md"]
+
+    assert found
+    assert [each for each in found if each[1] not in known] == []
+
+
+def test_metrics_that_documents_name_are_exposed() -> None:
+    known = named("metrics.md")
+    found = told(r"`(llmemb_[a-z_]+)")
+
+    assert found
+    assert [e for e in found if re.sub("_(bucket|count|sum)$", "", e[1]) not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), told(r"^ *(?:\.venv/bin/)?python -m training ([a-z].*?)(?:  +#.*| &)?$")
+)
+def test_a_training_command_of_the_documents_can_be_parsed(name: str, line: str) -> None:
+    assert parse(shlex.split(line)).command
+
+
+RUNS = [each for each in told(r"^ *```toml\n((?:(?! *```).*\n)*)") if "[data]" in each[1]]
+
+
+@pytest.mark.parametrize(("name", "text"), RUNS)
+def test_a_run_of_the_documents_can_be_read(name: str, text: str) -> None:
+    assert RunConfig.model_validate(tomllib.loads(text)).name
 
 
 def test_on_the_site_a_link_to_code_is_its_path() -> None:

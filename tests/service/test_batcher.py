@@ -319,6 +319,27 @@ def test_what_was_made_is_kept_even_if_another_prompt_of_the_request_fails(
     assert sorted(kept) == ["a", "b", "first"]
 
 
+def test_memory_is_given_back_between_batches_but_not_between_all(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []  # after how many batches
+    monkeypatch.setattr("service.memory.give_back", lambda: given.append(len(reader.batches)))
+    batcher = reader.batcher()
+
+    async def work() -> None:
+        await encode(batcher, "a")
+        await encode(batcher, "bb")
+        monkeypatch.setattr(module, "TIDY_S", 0.0)
+        await encode(batcher, "ccc")
+        await until(lambda: bool(given))
+        monkeypatch.setattr(module, "TIDY_S", 60.0)
+        await encode(batcher, "dddd")
+
+    run(batcher, work)
+
+    assert given == [3]
+
+
 def test_a_device_that_fails_every_prompt_counts_as_dead(reader: Reader) -> None:
     batcher = reader.batcher()
 
