@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from service.errors import Unreachable
 from service.milvus.connection import Connection, Row
 from service.milvus.expressions import (
     BOUNDS,
@@ -95,14 +96,15 @@ def open_collection(connection: Connection, bundle: "Bundle") -> str:
             connection.upsert(mine, rows)
         try:
             connection.call("create_alias", collection_name=mine, alias=alias)
-            found = mine
+        except Unreachable:
+            if _named(connection, alias) is None:
+                raise
+        found = _named(connection, alias) or mine
+        if found == mine:
             log.info("seeded the catalogue with %d items of the bundle", len(bundle.catalogue))
-        except Exception:
-            found = _named(connection, alias)
+        else:
             for each in (mine, imports_of(mine)):
                 connection.call("drop_collection", collection_name=each)
-            if found is None:
-                raise
     _require(connection, found, widths)
     return found
 

@@ -1,6 +1,7 @@
 """Calls to Milvus: strongly consistent, bounded in time, and errors that a client may be told."""
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,17 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0  # of one call, with its own retries; less than LLMEMB_REQUEST_TIMEOUT_S
 STRONG = "Strong"  # who reads sees all that was answered before, by whatever process
 TOGETHER = 1000  # rows that are fetched by one call
-# Left alone, gRPC waits up to two minutes before it tries again to reach what was down.
-PATIENCE = {
+CHANNEL = {
+    # Left alone, gRPC waits up to two minutes before it tries again to reach what was down.
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.min_reconnect_backoff_ms": 1000,
     "grpc.max_reconnect_backoff_ms": 2000,
     "grpc.use_local_subchannel_pool": 1,
+    # And who pings while nothing is asked is sent away by servers that were not told to bear it.
+    "grpc.keepalive_permit_without_calls": 0,
 }
+AGAIN_S = 0.3  # after a connection that was gone when it was wanted
+NOT_CONNECTED = 2  # pymilvus' code of a connection that it could not make anew
 NOT_LOADED = 101  # Milvus' code of a collection that it has on the disk alone
 
 VECTORS, SCALARS = "AUTOINDEX", "INVERTED"  # kinds of indexes; the first is Milvus' own choice
@@ -57,7 +62,7 @@ class Connection:
                 token=address.token,
                 db_name=address.database,
                 timeout=TIMEOUT_S,
-                grpc_options=PATIENCE,
+                grpc_options=CHANNEL,
             )
         except self._failures as error:
             raise CatalogueError(
@@ -89,10 +94,13 @@ class Connection:
         try:
             return ask(**arguments, timeout=TIMEOUT_S)
         except self._failures as error:
-            collection = arguments.get("collection_name")
-            if getattr(error, "code", None) != NOT_LOADED or not collection:
+            collection, code = arguments.get("collection_name"), getattr(error, "code", None)
+            if code == NOT_LOADED and collection:
+                self._client.load_collection(collection, timeout=TIMEOUT_S)
+            elif code == NOT_CONNECTED:
+                time.sleep(AGAIN_S)
+            else:
                 raise
-        self._client.load_collection(collection, timeout=TIMEOUT_S)
         return ask(**arguments, timeout=TIMEOUT_S)
 
     def new_schema(self) -> Any:  # noqa: ANN401 - pymilvus' own

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from service.milvus.connection import CHANNEL
 from tests.service.running import free_port
 
 
@@ -56,20 +58,22 @@ class MilvusServer:
             self._process.wait()
             self._process = None
 
-    def collections(self) -> list[str]:
-        """Names of all collections."""
+    def client(self) -> Any:  # noqa: ANN401
+        """One of its clients."""
         from pymilvus import MilvusClient
 
-        client = MilvusClient(uri=self.url.removeprefix("milvus+"))
+        return MilvusClient(uri=self.url.removeprefix("milvus+"), grpc_options=CHANNEL)
+
+    def collections(self) -> list[str]:
+        """Names of all collections."""
+        client = self.client()
         names = sorted(client.list_collections())
         client.close()
         return names
 
     def clear(self) -> None:
         """Take out all that is there."""
-        from pymilvus import MilvusClient
-
-        client = MilvusClient(uri=self.url.removeprefix("milvus+"))
+        client = self.client()
         for alias in client.list_aliases(collection_name="")["aliases"]:
             client.drop_alias(alias=alias)
         for name in client.list_collections():

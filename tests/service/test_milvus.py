@@ -190,9 +190,9 @@ def test_an_item_that_is_larger_than_milvus_has_them_is_refused(
 def test_a_collection_with_other_vectors_is_refused_at_start(
     bundle: Bundle, milvus: MilvusServer
 ) -> None:
-    from pymilvus import DataType, MilvusClient
+    from pymilvus import DataType
 
-    client = MilvusClient(uri=read(milvus.url).uri)
+    client = milvus.client()
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("pk", DataType.VARCHAR, is_primary=True, max_length=32)
     schema.add_field("vector_text", DataType.FLOAT_VECTOR, dim=3)
