@@ -4,9 +4,16 @@ import json
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import DirectoryPath, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    DirectoryPath,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.logs import LogFormat
@@ -24,6 +31,15 @@ class BadSettings(ValueError):
 
 
 EMBEDDED = "embedded"
+
+
+def _require_store(value: str) -> str:
+    if value != EMBEDDED:
+        milvus_address(value)
+    return value
+
+
+StoreAddress = Annotated[str, AfterValidator(_require_store)]
 STORE: Any = Field(
     EMBEDDED,
     description="what holds the catalogue: embedded is catalogue_dir; "
@@ -39,15 +55,8 @@ class CatalogueSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
-    store: str = STORE
+    store: StoreAddress = STORE
     catalogue_dir: Path = CATALOGUE_DIR
-
-    @field_validator("store")
-    @classmethod
-    def _store_address(cls, value: str) -> str:
-        if value != EMBEDDED:
-            milvus_address(value)
-        return value
 
 
 class ClientSettings(BaseSettings):
@@ -74,7 +83,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="what the LLM runs in; auto is what the bundle was encoded in"
     )
-    store: str = STORE
+    store: StoreAddress = STORE
     catalogue_dir: Path = CATALOGUE_DIR
     index_dtype: Literal["float32", "int8"] = Field(
         "float32",
@@ -137,13 +146,6 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field(
         "json", description="json is an object a line, text is for people"
     )
-
-    @field_validator("store")
-    @classmethod
-    def _store_address(cls, value: str) -> str:
-        if value != EMBEDDED:
-            milvus_address(value)
-        return value
 
     @field_validator("redis_url")
     @classmethod
