@@ -24,7 +24,7 @@ def as_quoted(value: float) -> set[str]:
     """The ways in which a document may quote a figure: with three digits or more, or whole."""
     if value == int(value):
         return {f"{int(value)}", f"{int(value):,}", f"{value}"}
-    shown = {f"{value:.4f}", f"{value:.3f}"}
+    shown = {f"{value:.4f}", f"{value:.3f}", f"{value}"}
     shown |= {f"{value:.2f}"} if value >= 1 else set()
     shown |= {f"{value:.1f}"} if value >= 10 else set()
     return shown | {each.removeprefix("0") for each in shown}
