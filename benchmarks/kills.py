@@ -31,10 +31,11 @@ from service.upgrade import OVER
 from tests.tiny import write_llm, write_tiny_bundle
 
 WIDTH = 16
-BATCH, LINES = 20, 600  # of a batch, of an import
+BATCH, LINES = 20, 200  # of a batch, of an import
 BUNDLES = "/admin/bundles"
 CONFLICT = 409
 LONGEST_S = 6.0  # between a start and a kill
+RESTS_S = (0.0, 1.0, LONGEST_S)  # after a write
 OPENING, READY = "opening the catalogue", "ready"
 
 
@@ -60,11 +61,16 @@ class Writers:
         self.flips = 0
         self._bundles = bundles
         self._number = 0
+        self._rest_s = 0.0
         self._settled: list[str] = []
         self._lock = threading.Lock()
 
     def until_killed(self, server: Server, chance: random.Random) -> None:
-        """Write in every way until nobody answers."""
+        """Write in every way until nobody answers; some of the times with rests.
+
+        Without any, more is written than another bundle can be told of.
+        """
+        self._rest_s = chance.choice(RESTS_S)
         ways = [self._one, self._batch, self._import, self._again, self._reindex]
         threads = [
             threading.Thread(
@@ -83,6 +89,9 @@ class Writers:
         try:
             while not server.killed:
                 way(server, chance)
+                until = time.monotonic() + self._rest_s
+                while time.monotonic() < until and not server.killed:
+                    time.sleep(0.02)
         except Killed:
             pass
 
