@@ -159,6 +159,7 @@ def test_a_body_of_unknown_length_counts_as_it_comes(serve: Serve) -> None:
     later = client.post("/recommend", content=chunks(), headers=JSON)
 
     assert (refused.status_code, answered, later.status_code) == (429, 200, 200)
+    wait_until_in_flight(client)
     assert client.app.state.admission.bytes == 0
 
 
