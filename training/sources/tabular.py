@@ -118,11 +118,12 @@ def _items(table: Table, columns: Columns) -> tuple[list[Item], int]:
                 "item is one line"
             )
         stood[item_id] = where
-        told = {}
-        for name, value in row.items():
-            if name == columns.id or is_missing(value) or _is_nan(value):
-                continue
-            told[name] = _value(name, value, where, columns)
+        values = {
+            name: _value(name, value, where, columns)
+            for name, value in row.items()
+            if name != columns.id
+        }
+        told = {name: value for name, value in values.items() if not is_missing(value)}
         if len(told) > MAX_ATTRIBUTES:
             raise JobError(
                 f"{where}: {len(told)} attributes; an item has at most {MAX_ATTRIBUTES}, so take "
@@ -140,7 +141,9 @@ def _is_nan(value: object) -> bool:
 
 
 def _value(name: str, value: object, where: str, columns: Columns) -> object:
-    """An attribute as what it is said to be."""
+    """An attribute as what it is said to be; None where it says nothing."""
+    if is_missing(value) or _is_nan(value):
+        return None
     if name in columns.lists and isinstance(value, str):
         parts = (part.strip() for part in value.split(columns.lists[name]))
         return [part for part in parts if part]

@@ -1,5 +1,6 @@
 """Tables as people have them, and the mistakes that are in them."""
 
+import gzip
 import logging
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,12 @@ def test_without_times_the_order_counts_and_a_column_that_may_tell_them_is_named
 def test_items_that_say_nothing_are_counted_and_empty_cells_are_no_attributes(
     tmp_path: Path,
 ) -> None:
-    source = read(write(tmp_path, "item_id,title,price\na,Anise,\nb,,\nc, ,2\n"))
+    folder = write(tmp_path, "item_id,tags,price\na,Anise|,\nb,,\nc, ,2\nd,|,\n")
 
-    assert attributes(source) == {"a": {"title": "Anise"}, "c": {"price": "2"}}
-    assert source.blank == 1
+    source = read(folder, {"lists": {"tags": "|"}, "numbers": ["price"]})
+
+    assert attributes(source) == {"a": {"tags": ["Anise"]}, "c": {"price": 2.0}}
+    assert source.blank == 2
     with pytest.raises(JobError, match=r"items\.csv holds no item that says anything"):
         read(write(tmp_path, "item_id,title\na,\n"))
 
@@ -184,6 +187,14 @@ def test_parquet_says_what_it_says_and_nothing_of_what_is_missing(tmp_path: Path
             'encoding, as in data.encoding = "cp1252"',
         ),
         (ITEMS.encode("utf-16"), EVENTS, {}, "items.csv, line 1: byte 0xff is not in utf-8"),
+        (
+            gzip.compress(ITEMS.encode()), EVENTS, {},
+            "items.csv is no text but a gzip file: unpack it",
+        ),
+        (
+            b"PK\x03\x04\x14", EVENTS, {},
+            "items.csv is no text but a zip or Excel file: save it as CSV",
+        ),
         (ITEMS, f"{EVENTS}u,,3\n", {}, "events.csv:4: item_id is empty; fill it in, or take the"),
         (ITEMS, f"{EVENTS}u,a,\n", {}, "events.csv:4: timestamp is empty; fill it in, or take"),
         (
@@ -222,6 +233,48 @@ def test_an_encoding_that_is_told_is_used(tmp_path: Path) -> None:
         assert attributes(read(folder, encoding=encoding))["a"]["title"] == "Anisé"
 
 
+def test_bytes_of_another_encoding_are_told_by_their_line_and_other_encodings_are_named(
+    tmp_path: Path,
+) -> None:
+    def told(items: bytes, encoding: str) -> str:
+        with pytest.raises(JobError) as caught:
+            read(write(tmp_path, items), encoding=encoding)
+        return str(caught.value)
+
+    half = (ITEMS.encode("utf-16") + b"\x00\xd8x\x00", "utf-16")  # of a surrogate pair
+
+    assert told(*half).startswith("items.csv, line 4: byte 0x00 is not in utf-16; save the file")
+    assert told(ITEMS.encode(), "utf-16") == (
+        "items.csv is not in utf-16; save the file as UTF-8, or tell its encoding, as in "
+        'data.encoding = "utf-8" or "cp1252" (Excel in Western Europe)'
+    )
+    assert told(ITEMS.encode() + b"c,\x81,3\n", "cp1252") == (
+        "items.csv, line 4: byte 0x81 is not in cp1252; save the file as UTF-8, or tell its "
+        'encoding, as in data.encoding = "utf-8" or "utf-16"'
+    )
+
+
+def test_an_ending_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "ITEMS.CSV").write_text(ITEMS)
+
+    assert read_table(tmp_path / "ITEMS.CSV").columns == ["item_id", "title", "price"]
+
+
+def test_columns_of_parquet_need_names_of_their_own_too(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    for names, told in (
+        (["t", "t"], "items.parquet: two columns are called t; rename one"),
+        (["t", ""], "items.parquet: column 2 of 2 has no name; give it one"),
+        ([], "items.parquet has no columns"),
+    ):
+        columns = [pyarrow.array(["x"])] * len(names)
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), path)
+
+        with pytest.raises(JobError) as caught:
+            read_table(path)
+        assert str(caught.value) == told
+
+
 def test_a_file_of_another_kind_or_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "items.xlsx").touch()
 
@@ -236,6 +289,7 @@ def test_a_file_of_another_kind_or_none_is_named(tmp_path: Path) -> None:
     [
         ({"delimiter": ";;"}, "delimiter"),
         ({"encoding": "utf-9"}, "'utf-9' is no encoding that Python knows"),
+        ({"encoding": "base64"}, "'base64' is no encoding that Python knows"),
         ({"columns": {"lists": {"tags": ""}}}, "tags needs what separates its parts"),
     ],
 )
