@@ -196,6 +196,10 @@ def test_parquet_says_what_it_says_and_nothing_of_what_is_missing(tmp_path: Path
             "items.csv is no text but a zip or Excel file: save it as CSV",
         ),
         (ITEMS, f"{EVENTS}u,,3\n", {}, "events.csv:4: item_id is empty; fill it in, or take the"),
+        (
+            ITEMS, f'{EVENTS}"u\nv",a,3\n', {},
+            "events.csv:4: user_id: 'u\\nv' holds a line break",
+        ),
         (ITEMS, f"{EVENTS}u,a,\n", {}, "events.csv:4: timestamp is empty; fill it in, or take"),
         (
             ITEMS, f"{EVENTS}u,a,soon\n", {},
@@ -282,6 +286,10 @@ def test_a_file_of_another_kind_or_none_is_named(tmp_path: Path) -> None:
         read_table(tmp_path / "items.xlsx")
     with pytest.raises(JobError, match=r"there is no file .*none\.csv"):
         read_table(tmp_path / "none.csv")
+    for folder in ("folder.csv", "folder.jsonl"):
+        (tmp_path / folder).mkdir()
+        with pytest.raises(JobError, match=f"there is no file .*{folder}"):
+            load(tmp_path, folder, "events.csv")
 
 
 @pytest.mark.parametrize(
@@ -291,6 +299,13 @@ def test_a_file_of_another_kind_or_none_is_named(tmp_path: Path) -> None:
         ({"encoding": "utf-9"}, "'utf-9' is no encoding that Python knows"),
         ({"encoding": "base64"}, "'base64' is no encoding that Python knows"),
         ({"columns": {"lists": {"tags": ""}}}, "tags needs what separates its parts"),
+        ({"columns": {"user": "item_id"}}, "user and item are both item_id; name a column for"),
+        ({"columns": {"user": "timestamp"}}, "user and time are both timestamp"),
+        ({"columns": {"item": "when", "time": "when"}}, "item and time are both when"),
+        ({"columns": {"numbers": ["item_id"]}}, "item_id is the id, which is neither in lists"),
+        ({"columns": {"lists": {"a": "|"}, "numbers": ["a"]}}, "a is in lists and in numbers"),
+        ({"columns": {"time_format": "%d.%m.%d"}}, r"'%d\.%m\.%d' is no form of dates \("),
+        ({"columns": {"time_format": "%Q"}}, "'%Q' is no form of dates"),
     ],
 )
 def test_settings_that_no_table_can_have_are_refused(settings: dict[str, Any], told: str) -> None:
