@@ -239,7 +239,8 @@ def _clock(first: str, column: str, form: str | None) -> Callable[[str, str], fl
         try:
             return time_of(text, where, column)
         except JobError as error:
-            raise JobError(f"{error}, as the first one is; mend it, or take the line out") from None
+            like = "" if text == first else ", as the first one is"
+            raise JobError(f"{error}{like}; mend it, or take the line out") from None
 
     def date(text: str, where: str) -> float:
         try:

@@ -207,6 +207,11 @@ def test_parquet_says_what_it_says_and_nothing_of_what_is_missing(tmp_path: Path
             "is; mend it",
         ),
         (
+            ITEMS, "user_id,item_id,timestamp\nu,a,1710009000123456789\n", {},
+            "events.csv:2: timestamp: '1710009000123456789' is too large for a number of seconds; "
+            "mend it",
+        ),
+        (
             ITEMS, "user_id,item_id,timestamp\nu,a,09.03.2024\n", {},
             "events.csv:2: timestamp: '09.03.2024' is no date like 2024-03-09 or 2024-03-09 "
             '18:30:00; mend it, or tell the form of all, as in data.columns.time_format',
