@@ -234,9 +234,9 @@ def _evaluated(run: Run, *names: str) -> dict[str, Any]:
 
 def _quality(run: Run) -> dict[str, Any]:
     """The figures of evaluate, and the same by how often the target was in training."""
-    figures = _evaluated(run, "full", "protocol")
     if run.config.data.cold:
         return {"missing": "this run holds items out; see cold items", "command": ""}
+    figures = _evaluated(run, "full", "protocol")
     return {**figures, "buckets": by_popularity(run)}
 
 

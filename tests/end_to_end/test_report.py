@@ -195,6 +195,16 @@ def test_a_step_whose_settings_changed_since_is_missing_and_not_mixed_in(
     assert json.loads(path.read_text()) == config  # a report changes nothing
 
 
+def test_a_run_that_holds_items_out_has_a_report_too(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "cold", tmp_path / "cold")
+
+    assert main(["report", "--run", str(tmp_path / "cold")]) == 0
+
+    found = json.loads((tmp_path / "cold" / "report.json").read_text())
+    assert found["quality"]["missing"] == "this run holds items out; see cold items"
+    assert found["data"]["items"] == 60
+
+
 def test_a_comparison_of_the_same_data_is_shown_beside_it(run: Path) -> None:
     folder = run.parent / "compare-small"
     (folder / "ours" / "seed-1").mkdir(parents=True)
