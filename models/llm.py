@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -66,12 +65,16 @@ def fingerprint_folder(folder: Path) -> str:
 
 def licence_of(folder: Path) -> str | None:
     """The licence that an LLM's README.md opens with, as on the hub; None where it names none."""
+    from huggingface_hub.repocard import metadata_load  # noqa: PLC0415 - training only
+
     try:
-        head = (folder / "README.md").read_text(encoding="utf-8").split("---")
-    except (OSError, UnicodeDecodeError):
+        facts = metadata_load(folder / "README.md") or {}
+    except Exception:  # there is no such file, or it is no card: anybody may have written it
         return None
-    named = re.search(r"^license:\s*(\S.*)$", head[1], re.M) if len(head) > 2 else None
-    return named[1].strip().strip("\"'") if named and not head[0].strip() else None
+    named = facts.get("license_name") or facts.get("license")  # the latter is `other` beside a name
+    if isinstance(named, list):
+        named = ", ".join(map(str, named))
+    return str(named) if named else None
 
 
 def find(source: str, revision: str | None = None) -> Path:

@@ -1,6 +1,5 @@
 """What a run is asked to do, as its TOML file says it: one frozen section per job."""
 
-import codecs
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -61,8 +60,8 @@ class Data(_Section):
     @classmethod
     def _encoding_is_known(cls, value: str) -> str:
         try:
-            codecs.lookup(value)
-        except LookupError:
+            "".encode(value)  # not all that codecs.lookup finds is of text
+        except (LookupError, ValueError):
             raise ValueError(f"{value!r} is no encoding that Python knows, as utf-8 is") from None
         return value
 

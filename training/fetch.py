@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.llm import LLMError, convert_gguf, find, sha256_of
+from models.llm import LLMError, convert_gguf, defining_files, find, sha256_of
 from training import JobError
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,9 @@ def llm_folder(path: str, revision: str | None, cache: Path) -> Path:
     """
     try:
         if path not in LLMS:
-            return find(path, revision)
+            folder = find(path, revision)
+            defining_files(folder)
+            return folder
         folder = cache / "llm" / path
         with _alone(cache):
             if not folder.exists():
@@ -145,7 +147,7 @@ def llm_folder(path: str, revision: str | None, cache: Path) -> Path:
                     convert_gguf(raw / file, folder)
                     shutil.rmtree(raw)
     except LLMError as error:
-        raise JobError(f"llm.path: {error}") from None
+        raise JobError(f"llm.path: {error}; pinned names: {', '.join(sorted(LLMS))}") from None
     return folder
 
 

@@ -25,7 +25,7 @@ from training.encode import read_llm_vectors, read_untuned_vectors_of
 from training.evaluate import by_popularity
 from training.geometry import geometry, nearest, plane
 from training.interactions import Split
-from training.journal import Journal
+from training.journal import Journal, without_secrets
 from training.machine import machine, versions
 from training.prepare import read_prepared
 from training.rat import read_trained, trained_views
@@ -114,7 +114,7 @@ def collect(run: Run) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "commands": [line for line in journal.lines() if line.get("event") == "command"],
-        "config": run.config.model_dump(mode="json"),
+        "config": json.loads(without_secrets(run.config.model_dump_json(indent=1))),
         "timings": _timings(run, journal),
         "data": section(lambda: _data(run), "prepare"),
         "scft": section(lambda: _scft(run), "scft"),
@@ -234,9 +234,9 @@ def _evaluated(run: Run, *names: str) -> dict[str, Any]:
 
 def _quality(run: Run) -> dict[str, Any]:
     """The figures of evaluate, and the same by how often the target was in training."""
-    figures = _evaluated(run, "full", "protocol")
     if run.config.data.cold:
         return {"missing": "this run holds items out; see cold items", "command": ""}
+    figures = _evaluated(run, "full", "protocol")
     return {**figures, "buckets": by_popularity(run)}
 
 

@@ -116,6 +116,11 @@ def test_a_card_changes_no_hash_and_a_bundle_with_the_older_card_is_read(
     [
         ("---\nlanguage: en\nlicense: mit\n---\n# A model\n", "mit"),
         ('---\nlicense: "apache-2.0"\n---\n', "apache-2.0"),
+        ("---\nlicense: mit # see LICENSE\n---\n", "mit"),
+        ("---\nlicense:\n- mit\n- gpl-3.0\n---\n", "mit, gpl-3.0"),
+        ("---\nlicense: other\nlicense_name: gemma\n---\n", "gemma"),
+        ("---\nlicense:\nlanguage: en\n---\n", None),
+        ("---\nlicense: [\n---\n", None),
         ("# A model\n\nlicense: mit\n", None),
         ("---\nlanguage: en\n---\nlicense: mit\n", None),
         (None, None),

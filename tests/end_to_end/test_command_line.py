@@ -103,7 +103,33 @@ def test_fetch_says_where_data_and_llm_are_and_makes_no_run(
 
     assert caplog.messages == [f"data: {tmp_path / 'data'}", f"LLM: {tiny_llm}"]
     assert not (tmp_path / "run").exists()
-    assert main(["fetch", "--config", str(config), "--set", "llm.path=/none"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/none", "there is no folder /none"),
+        ("{data}", "{data} holds no LLM: it needs config.json and *.safetensors"),
+        ("smollm2", "'smollm2' is neither a folder nor an LLM that the model hub gives"),
+    ],
+)
+def test_fetch_says_of_what_is_no_llm_which_ones_are_pinned(
+    tmp_path: Path,
+    tiny_llm: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    data = write_data(tmp_path / "data", predictable=True)
+    config = write_config(tmp_path, data, tiny_llm)
+
+    assert main(["fetch", "--config", str(config), "--set", f"llm.path={path}".format(data=data)])
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: llm.path: {told.format(data=data)}")
+    assert line.endswith("; pinned names: all-minilm-l6-v2, smollm2-135m-instruct")
 
 
 def test_ctrl_c_leaves_what_the_printed_command_goes_on_with(

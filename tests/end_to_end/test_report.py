@@ -195,6 +195,31 @@ def test_a_step_whose_settings_changed_since_is_missing_and_not_mixed_in(
     assert json.loads(path.read_text()) == config  # a report changes nothing
 
 
+def test_passwords_in_addresses_are_in_no_report(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["data"]["path"] = "https://me:secret@shop/data.zip"
+    path.write_text(json.dumps(config))
+
+    assert main(["report", "--run", str(tmp_path / "run")]) == 0
+
+    for name in ("report.json", "report.html"):
+        told = (tmp_path / "run" / name).read_text()
+        assert "secret" not in told
+        assert "https://…@shop/data.zip" in told
+
+
+def test_a_run_that_holds_items_out_has_a_report_too(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "cold", tmp_path / "cold")
+
+    assert main(["report", "--run", str(tmp_path / "cold")]) == 0
+
+    found = json.loads((tmp_path / "cold" / "report.json").read_text())
+    assert found["quality"]["missing"] == "this run holds items out; see cold items"
+    assert found["data"]["items"] == 60
+
+
 def test_a_comparison_of_the_same_data_is_shown_beside_it(run: Path) -> None:
     folder = run.parent / "compare-small"
     (folder / "ours" / "seed-1").mkdir(parents=True)

@@ -7,17 +7,20 @@ Interactions: CSV or Parquet with columns for user, item and, if there is one, t
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.item import MAX_ATTRIBUTES, InvalidItem, Item, is_missing, read_items
 from training import JobError
-from training.sources import Events, Source, item_of
+from training.sources import Events, Source, events_of, item_of
 from training.sources.tables import Table, read_table
-from training.sources.values import time_of
+from training.sources.values import id_of, time_of
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,33 @@ class Columns(BaseModel):
                 raise ValueError(f'{name} needs what separates its parts, as in "|"')
         return value
 
+    @field_validator("time_format")
+    @classmethod
+    def _format_reads_what_it_writes(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                datetime.strptime(datetime(2024, 3, 9, tzinfo=UTC).strftime(value), value)
+            except (ValueError, re.error) as error:
+                raise ValueError(
+                    f"{value!r} is no form of dates ({error}); one is %d.%m.%Y %H:%M"
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _columns_are_several(self) -> Self:
+        uses: dict[str, str] = {}
+        for use, name in (("user", self.user), ("item", self.item), ("time", self.time or TIME)):
+            if name in uses:
+                raise ValueError(f"{uses[name]} and {use} are both {name}; name a column for each")
+            uses[name] = use
+        for name in (*self.lists, *self.numbers):
+            if name == self.id:
+                raise ValueError(f"{name} is the id, which is neither in lists nor in numbers")
+        for name in self.lists:
+            if name in self.numbers:
+                raise ValueError(f"{name} is in lists and in numbers; take it out of one")
+        return self
+
 
 def load(
     folder: Path,
@@ -91,7 +121,7 @@ def load(
 def _objects(path: Path) -> Iterator[Item]:
     try:
         yield from read_items(path, ignore_other_fields=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise JobError(f"there is no file {path}") from None
     except InvalidItem as error:
         raise JobError(str(error)) from None
@@ -118,11 +148,12 @@ def _items(table: Table, columns: Columns) -> tuple[list[Item], int]:
                 "item is one line"
             )
         stood[item_id] = where
-        told = {}
-        for name, value in row.items():
-            if name == columns.id or is_missing(value) or _is_nan(value):
-                continue
-            told[name] = _value(name, value, where, columns)
+        values = {
+            name: _value(name, value, where, columns)
+            for name, value in row.items()
+            if name != columns.id
+        }
+        told = {name: value for name, value in values.items() if not is_missing(value)}
         if len(told) > MAX_ATTRIBUTES:
             raise JobError(
                 f"{where}: {len(told)} attributes; an item has at most {MAX_ATTRIBUTES}, so take "
@@ -140,7 +171,9 @@ def _is_nan(value: object) -> bool:
 
 
 def _value(name: str, value: object, where: str, columns: Columns) -> object:
-    """An attribute as what it is said to be."""
+    """An attribute as what it is said to be; None where it says nothing."""
+    if is_missing(value) or _is_nan(value):
+        return None
     if name in columns.lists and isinstance(value, str):
         parts = (part.strip() for part in value.split(columns.lists[name]))
         return [part for part in parts if part]
@@ -162,7 +195,7 @@ def _text(value: object, where: str, column: str) -> str:
     text = "" if value is None or _is_nan(value) else str(value).strip()
     if not text:
         raise JobError(f"{where}: {column} is empty; fill it in, or take the line out")
-    return text
+    return id_of({column: text}, column, where)
 
 
 def _events(table: Table, columns: Columns) -> Events:
@@ -179,20 +212,24 @@ def _events(table: Table, columns: Columns) -> Events:
             "of %s tells the time, name it in data.columns.time",
             table.name, time, ", ".join(others),
         )  # fmt: skip
-    users: list[str] = []
-    items: list[str] = []
-    times: list[float] = []
-    places: list[str] = []
-    clock: Callable[[str, str], float] | None = None
-    for where, row in table.rows:
-        users.append(_text(row[columns.user], where, columns.user))
-        items.append(_text(row[columns.item], where, columns.item))
-        if timed:
-            told = _text(row[time], where, time)
-            clock = clock or _clock(told, time, columns.time_format)
-            times.append(clock(told, where))
-        places.append(where)
-    return Events(users, items, times if timed else None, places)
+
+    def told() -> Iterator[tuple[str, str, float, str]]:
+        clock: Callable[[str, str], float] | None = None
+        seconds = 0.0
+        for where, row in table.rows:
+            if timed:
+                moment = _text(row[time], where, time)
+                clock = clock or _clock(moment, time, columns.time_format)
+                seconds = clock(moment, where)
+            yield (
+                _text(row[columns.user], where, columns.user),
+                _text(row[columns.item], where, columns.item),
+                seconds,
+                where,
+            )
+
+    events = events_of(told())
+    return events if timed else replace(events, times=None)
 
 
 def _clock(first: str, column: str, form: str | None) -> Callable[[str, str], float]:
@@ -202,7 +239,8 @@ def _clock(first: str, column: str, form: str | None) -> Callable[[str, str], fl
         try:
             return time_of(text, where, column)
         except JobError as error:
-            raise JobError(f"{error}, as the first one is; mend it, or take the line out") from None
+            like = "" if text == first else ", as the first one is"
+            raise JobError(f"{error}{like}; mend it, or take the line out") from None
 
     def date(text: str, where: str) -> float:
         try:

@@ -46,13 +46,15 @@ def id_of(fields: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def time_of(text: str, where: str, column: str = "timestamp") -> float:
-    """A finite number of seconds, or a JobError that names the place."""
+    """A finite number of seconds below 1e15, or a JobError that names the place."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = float("nan")
-    if not -1e15 < seconds < 1e15:
+    if not math.isfinite(seconds):
         raise JobError(f"{where}: {column}: {text!r} is not a finite number of seconds")
+    if abs(seconds) >= 1e15:
+        raise JobError(f"{where}: {column}: {text!r} is too large for a number of seconds")
     return seconds
 
 

@@ -1,5 +1,6 @@
 """Tables as people have them, and the mistakes that are in them."""
 
+import gzip
 import logging
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,12 @@ def test_without_times_the_order_counts_and_a_column_that_may_tell_them_is_named
 def test_items_that_say_nothing_are_counted_and_empty_cells_are_no_attributes(
     tmp_path: Path,
 ) -> None:
-    source = read(write(tmp_path, "item_id,title,price\na,Anise,\nb,,\nc, ,2\n"))
+    folder = write(tmp_path, "item_id,tags,price\na,Anise|,\nb,,\nc, ,2\nd,|,\n")
 
-    assert attributes(source) == {"a": {"title": "Anise"}, "c": {"price": "2"}}
-    assert source.blank == 1
+    source = read(folder, {"lists": {"tags": "|"}, "numbers": ["price"]})
+
+    assert attributes(source) == {"a": {"tags": ["Anise"]}, "c": {"price": 2.0}}
+    assert source.blank == 2
     with pytest.raises(JobError, match=r"items\.csv holds no item that says anything"):
         read(write(tmp_path, "item_id,title\na,\n"))
 
@@ -184,12 +187,29 @@ def test_parquet_says_what_it_says_and_nothing_of_what_is_missing(tmp_path: Path
             'encoding, as in data.encoding = "cp1252"',
         ),
         (ITEMS.encode("utf-16"), EVENTS, {}, "items.csv, line 1: byte 0xff is not in utf-8"),
+        (
+            gzip.compress(ITEMS.encode()), EVENTS, {},
+            "items.csv is no text but a gzip file: unpack it",
+        ),
+        (
+            b"PK\x03\x04\x14", EVENTS, {},
+            "items.csv is no text but a zip or Excel file: save it as CSV",
+        ),
         (ITEMS, f"{EVENTS}u,,3\n", {}, "events.csv:4: item_id is empty; fill it in, or take the"),
+        (
+            ITEMS, f'{EVENTS}"u\nv",a,3\n', {},
+            "events.csv:4: user_id: 'u\\nv' holds a line break",
+        ),
         (ITEMS, f"{EVENTS}u,a,\n", {}, "events.csv:4: timestamp is empty; fill it in, or take"),
         (
             ITEMS, f"{EVENTS}u,a,soon\n", {},
             "events.csv:4: timestamp: 'soon' is not a finite number of seconds, as the first one "
             "is; mend it",
+        ),
+        (
+            ITEMS, "user_id,item_id,timestamp\nu,a,1710009000123456789\n", {},
+            "events.csv:2: timestamp: '1710009000123456789' is too large for a number of seconds; "
+            "mend it",
         ),
         (
             ITEMS, "user_id,item_id,timestamp\nu,a,09.03.2024\n", {},
@@ -222,6 +242,48 @@ def test_an_encoding_that_is_told_is_used(tmp_path: Path) -> None:
         assert attributes(read(folder, encoding=encoding))["a"]["title"] == "Anisé"
 
 
+def test_bytes_of_another_encoding_are_told_by_their_line_and_other_encodings_are_named(
+    tmp_path: Path,
+) -> None:
+    def told(items: bytes, encoding: str) -> str:
+        with pytest.raises(JobError) as caught:
+            read(write(tmp_path, items), encoding=encoding)
+        return str(caught.value)
+
+    half = (ITEMS.encode("utf-16") + b"\x00\xd8x\x00", "utf-16")  # of a surrogate pair
+
+    assert told(*half).startswith("items.csv, line 4: byte 0x00 is not in utf-16; save the file")
+    assert told(ITEMS.encode(), "utf-16") == (
+        "items.csv is not in utf-16; save the file as UTF-8, or tell its encoding, as in "
+        'data.encoding = "utf-8" or "cp1252" (Excel in Western Europe)'
+    )
+    assert told(ITEMS.encode() + b"c,\x81,3\n", "cp1252") == (
+        "items.csv, line 4: byte 0x81 is not in cp1252; save the file as UTF-8, or tell its "
+        'encoding, as in data.encoding = "utf-8" or "utf-16"'
+    )
+
+
+def test_an_ending_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "ITEMS.CSV").write_text(ITEMS)
+
+    assert read_table(tmp_path / "ITEMS.CSV").columns == ["item_id", "title", "price"]
+
+
+def test_columns_of_parquet_need_names_of_their_own_too(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    for names, told in (
+        (["t", "t"], "items.parquet: two columns are called t; rename one"),
+        (["t", ""], "items.parquet: column 2 of 2 has no name; give it one"),
+        ([], "items.parquet has no columns"),
+    ):
+        columns = [pyarrow.array(["x"])] * len(names)
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), path)
+
+        with pytest.raises(JobError) as caught:
+            read_table(path)
+        assert str(caught.value) == told
+
+
 def test_a_file_of_another_kind_or_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "items.xlsx").touch()
 
@@ -229,6 +291,10 @@ def test_a_file_of_another_kind_or_none_is_named(tmp_path: Path) -> None:
         read_table(tmp_path / "items.xlsx")
     with pytest.raises(JobError, match=r"there is no file .*none\.csv"):
         read_table(tmp_path / "none.csv")
+    for folder in ("folder.csv", "folder.jsonl"):
+        (tmp_path / folder).mkdir()
+        with pytest.raises(JobError, match=f"there is no file .*{folder}"):
+            load(tmp_path, folder, "events.csv")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +302,15 @@ def test_a_file_of_another_kind_or_none_is_named(tmp_path: Path) -> None:
     [
         ({"delimiter": ";;"}, "delimiter"),
         ({"encoding": "utf-9"}, "'utf-9' is no encoding that Python knows"),
+        ({"encoding": "base64"}, "'base64' is no encoding that Python knows"),
         ({"columns": {"lists": {"tags": ""}}}, "tags needs what separates its parts"),
+        ({"columns": {"user": "item_id"}}, "user and item are both item_id; name a column for"),
+        ({"columns": {"user": "timestamp"}}, "user and time are both timestamp"),
+        ({"columns": {"item": "when", "time": "when"}}, "item and time are both when"),
+        ({"columns": {"numbers": ["item_id"]}}, "item_id is the id, which is neither in lists"),
+        ({"columns": {"lists": {"a": "|"}, "numbers": ["a"]}}, "a is in lists and in numbers"),
+        ({"columns": {"time_format": "%d.%m.%d"}}, r"'%d\.%m\.%d' is no form of dates \("),
+        ({"columns": {"time_format": "%Q"}}, "'%Q' is no form of dates"),
     ],
 )
 def test_settings_that_no_table_can_have_are_refused(settings: dict[str, Any], told: str) -> None:
