@@ -373,6 +373,8 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
     ({"attribute": "tags", "eq": "x"}, {"list", "one"}),
     ({"attribute": "tags", "in": ["y", "X"]}, {"list", "text", "long"}),
     ({"attribute": "tags", "in": []}, set()),
+    ({"attribute": "tags", "eq": ""}, set()),  # what is blank is no value
+    ({"not": {"attribute": "tags", "in": ["", "x"]}}, {"text", "long", "longer", "none"}),
     ({"attribute": "tags", "exists": True}, {"list", "one", "text", "long"}),
     ({"attribute": "tags", "exists": False}, {"longer", "none"}),
     ({"attribute": "ok", "eq": True}, {"one"}),
