@@ -1,20 +1,24 @@
 """A catalogue in Milvus: several processes, a Milvus that goes and comes back, its limits."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from models.bundle import Bundle
+from models.item import Item
 from service.errors import Unreachable
 from service.filters import And, AnyOf, Bound, Exists, Not, Or, Range, Value
 from service.milvus.address import Address, read
 from service.milvus.collection import alias_of
 from service.milvus.expressions import described, expression, mark, without
 from service.milvus.store import MilvusStore
+from service.rows import Entry
 from service.schema import CatalogueError
 from service.settings import BadSettings, read_catalogue_dir, read_settings
 from tests.service.conftest import Serve
@@ -82,6 +86,41 @@ def test_of_stores_that_are_opened_at_once_one_seeds_and_the_others_find_it(
     again = MilvusStore.open(read(milvus.url), bundle)
     assert again.stats.items == 11  # what was taken out does not come back
     for store in (*stores, again):
+        store.close()
+
+
+def test_who_hides_an_item_that_another_process_changes_meanwhile_mixes_no_two_states(
+    bundle: Bundle, milvus: MilvusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = (MilvusStore.open(read(milvus.url), bundle) for _ in range(2))
+    film = Item(item_id="new", attributes=FILM)
+    mine.put([Entry(film, None, {"text": np.array(at(1), np.float32)})])
+    held = mine._held
+
+    def meanwhile(change: Callable[[], object]) -> None:
+        """Have something done between what a write reads and what it writes."""
+
+        def read_first(item_ids: Sequence[str]) -> dict[str, Any]:
+            found = held(item_ids)
+            change()
+            return found
+
+        monkeypatch.setattr(mine, "_held", read_first)
+
+    other = Item(item_id="new", attributes={"title": "Kagemusha"})
+    vector = np.array(at(2), np.float32)
+    meanwhile(lambda: others.put([Entry(other, None, {"text": vector})]))
+    mine.hide("new", True)
+    stored = mine.items.get("new")
+    views = mine.holding(["new"]).views("new")
+
+    assert stored and views
+    assert (stored.item.attributes, stored.hidden) == (other.attributes, True)
+    assert views["text"].tolist() == vector.tolist()
+    meanwhile(lambda: others.delete("new"))
+    mine.hide("new", False)
+    assert mine.items.get("new") is None
+    for store in (mine, others):
         store.close()
 
 
