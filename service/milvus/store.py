@@ -268,8 +268,10 @@ class MilvusStore:
         """Keys of items with most interactions in training; then of any."""
         matching = self._expression(wanted)
         found: set[str] = set()
-        for start in range(0, len(self._popular), limit):
-            some = self._popular[start : start + limit]
+        start, size = 0, limit
+        while start < len(self._popular):
+            some = self._popular[start : start + size]
+            start, size = start + size, min(MOST_ROWS, size * WIDER)  # where few match, few calls
             rows = self._connection.rows(self._collection, f"{among(some)} and {matching}", [KEY])
             found |= {str(row[KEY]) for row in rows}
             if len(found) >= limit:

@@ -12,10 +12,12 @@ import pytest
 
 from models.bundle import Bundle
 from models.item import Item
+from service.catalogue import Wanted
 from service.errors import Unreachable
 from service.filters import And, AnyOf, Bound, Exists, Not, Or, Range, Value
 from service.milvus.address import Address, read
 from service.milvus.collection import alias_of
+from service.milvus.connection import Connection
 from service.milvus.expressions import described, expression, mark, without
 from service.milvus.store import MilvusStore
 from service.rows import Entry
@@ -205,6 +207,35 @@ def test_what_milvus_refuses_is_503_and_told_by_the_log(
         store.items.get("1")
 
     assert "query" in caplog.text
+    store.close()
+
+
+# --- what it is asked ---
+
+
+def test_who_is_not_known_costs_few_calls_where_little_of_what_was_popular_matches(
+    bundle: Bundle, milvus: MilvusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.milvus.store.CANDIDATES", 1)
+    store = MilvusStore.open(read(milvus.url), bundle)
+    asked: list[str] = []
+    rows = Connection.rows
+
+    def counted(
+        connection: Connection, name: str, matching: str, fields: Sequence[str], limit: int = 99
+    ) -> list[dict[str, Any]]:
+        asked.append(matching)
+        return rows(connection, name, matching, fields, limit)
+
+    monkeypatch.setattr(Connection, "rows", counted)
+    exclude = [str(number) for number in range(10)]
+    found = store.widened(store.holding(()), [Wanted({}, 1, exclude, None)])
+
+    # Training saw 11 films: the first 2 are asked for, 8 more, the last one, and the rest; then
+    # come the rows of what was found.
+    assert len(asked) == 5
+    assert found.place("10") is not None
+    assert found.place("9") is None
     store.close()
 
 
