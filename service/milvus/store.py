@@ -224,6 +224,7 @@ class MilvusStore:
         Where a search is not exact in Milvus, what is wanted is what it finds.
         """
         asked = list(wanted)
+        filtered = any(each.matching is not None for each in asked)
         limits = [min(MOST_ROWS, max(CANDIDATES, 2 * each.k)) for each in asked]
         while asked:
             found = self._found(asked, limits)
@@ -231,7 +232,7 @@ class MilvusStore:
             keys |= {key_of(each) for one in asked for each in one.ids[: max(CANDIDATES, one.k)]}
             only = all(each.only for each in asked)
             views = {view for each in asked for view in each.queries} if only else self._widths
-            snapshot = self._with(snapshot, keys, views)
+            snapshot = self._with(snapshot, keys, views, filtered)
             # An expression may let some pass that do not match; see service.milvus.expressions.
             again = [
                 at
@@ -296,10 +297,16 @@ class MilvusStore:
         fields += [field for view in views for field in (has_field(view), vector_field(view))]
         return list(self.items.rows_of(keys, fields).values())
 
-    def _with(self, snapshot: Snapshot, keys: set[str], views: Collection[str]) -> Snapshot:
-        """A part with some more items, of which some views are known."""
+    def _with(
+        self, snapshot: Snapshot, keys: set[str], views: Collection[str], filtered: bool
+    ) -> Snapshot:
+        """A part with some more items, of which some views are known.
+
+        Args:
+            filtered: whether their attributes are looked at; else they need not come.
+        """
         held = {key_of(each) for each in (*snapshot.main.ids, *snapshot.recent.ids)}
-        rows = self._rows(sorted(keys - held), views, ATTRIBUTES)
+        rows = self._rows(sorted(keys - held), views, *([ATTRIBUTES] if filtered else []))
         if not rows:
             return snapshot
         upserts = {str(row[ITEM]): _views_in(row, views) for row in rows}
@@ -308,7 +315,9 @@ class MilvusStore:
             (),
             {str(row[ITEM]) for row in rows if not row[SHOWN]},
             {str(row[ITEM]): int(row[VERSION]) for row in rows},
-            Columns.of((json.loads(row[ATTRIBUTES]) for row in rows), self.filterable),
+            Columns.of(
+                (json.loads(row[ATTRIBUTES]) if filtered else {} for row in rows), self.filterable
+            ),
         )
 
     # --- writing ---

@@ -213,21 +213,31 @@ def test_what_milvus_refuses_is_503_and_told_by_the_log(
 # --- what it is asked ---
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[str]]]:
+    """What is asked of Milvus by expressions, and for which fields."""
+    told = []
+    rows = Connection.rows
+
+    def noted(
+        connection: Connection, name: str, matching: str, fields: Sequence[str], limit: int = 99
+    ) -> list[dict[str, Any]]:
+        told.append((matching, fields))
+        return rows(connection, name, matching, fields, limit)
+
+    monkeypatch.setattr(Connection, "rows", noted)
+    return told
+
+
 def test_who_is_not_known_costs_few_calls_where_little_of_what_was_popular_matches(
-    bundle: Bundle, milvus: MilvusServer, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    milvus: MilvusServer,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[tuple[str, Sequence[str]]],
 ) -> None:
     monkeypatch.setattr("service.milvus.store.CANDIDATES", 1)
     store = MilvusStore.open(read(milvus.url), bundle)
-    asked: list[str] = []
-    rows = Connection.rows
 
-    def counted(
-        connection: Connection, name: str, matching: str, fields: Sequence[str], limit: int = 99
-    ) -> list[dict[str, Any]]:
-        asked.append(matching)
-        return rows(connection, name, matching, fields, limit)
-
-    monkeypatch.setattr(Connection, "rows", counted)
     exclude = [str(number) for number in range(10)]
     found = store.widened(store.holding(()), [Wanted({}, 1, exclude, None)])
 
@@ -236,6 +246,22 @@ def test_who_is_not_known_costs_few_calls_where_little_of_what_was_popular_match
     assert len(asked) == 5
     assert found.place("10") is not None
     assert found.place("9") is None
+    store.close()
+
+
+def test_attributes_of_candidates_come_only_where_they_are_filtered(
+    bundle: Bundle, milvus: MilvusServer, asked: list[tuple[str, Sequence[str]]]
+) -> None:
+    store = MilvusStore.open(read(milvus.url), bundle)
+    horror = store.filter_of({"attribute": "genres", "eq": "Horror"})
+    queries = {"text": np.array(at(1), np.float32)}
+
+    for matching, come in ((None, False), (horror, True)):
+        asked.clear()
+        found = store.widened(store.holding(()), [Wanted(queries, 3, (), matching)])
+
+        assert len(found) == (3 if matching else 12)
+        assert ["attributes" in fields for _, fields in asked] == [come]
     store.close()
 
 
