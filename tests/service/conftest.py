@@ -27,6 +27,15 @@ def serve(tiny_bundle: Path, tmp_path: Path) -> Iterator[Serve]:
         yield start
 
 
+@pytest.fixture(params=("embedded", "milvus"))
+def start(request: pytest.FixtureRequest, serve: Serve) -> Serve:
+    """As `serve`, on one catalogue: once for each store that may hold it."""
+    if request.param == "embedded":
+        return serve
+    store = request.getfixturevalue("milvus").url
+    return lambda **settings: serve(store=store, **settings)
+
+
 @pytest.fixture(scope="session")
 def shared(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A service for tests that change nothing in its catalogue."""

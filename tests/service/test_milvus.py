@@ -24,9 +24,9 @@ from service.rows import Entry
 from service.schema import CatalogueError
 from service.settings import BadSettings, read_catalogue_dir, read_settings
 from tests.service.conftest import Serve
+from tests.service.contract import FILM, at, found, put, put_vectors
 from tests.service.milvus_server import MilvusServer
 from tests.service.running import Client, free_port, in_a_process, in_this_process
-from tests.service.test_contract import FILM, at, found, put, put_vectors
 
 NOBODY_THERE = "milvus+http://127.0.0.1:9"
 
