@@ -163,7 +163,7 @@ def test_while_milvus_is_down_requests_get_503_and_then_all_is_there_again(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("milvus_lite")
-    with MilvusServer.of(tmp_path / "milvus") as server:
+    with MilvusServer(tmp_path / "milvus") as server:
         client = serve(store=server.url)
         put(client, "new")
         server.stop()
