@@ -101,7 +101,9 @@ def _said(matching: Filter, so: bool) -> str:
     if isinstance(matching, Exists):
         marks = [mark(matching.attribute, kind) for kind in KINDS.values()]
     elif isinstance(matching, AnyOf):
-        marks = [mark(matching.attribute, coded(each.value)) for each in matching.values]
+        values = [coded(each.value) for each in matching.values]
+        # An empty string says nothing, so that nobody has it; its mark is that of all strings.
+        marks = [mark(matching.attribute, each) for each in values if len(each) > 1]
     if not marks:
         return NOBODY if so else EVERYBODY
     return _any(marks) if so else f"not {_any(marks)}"

@@ -74,7 +74,7 @@ LACKS: Mapping[Capability, str] = MappingProxyType(
 
 
 class _Held(NamedTuple):
-    """An item as it stands there, or is to; views are None where they stay as they are."""
+    """An item as it stands there, or is to; without an entry all else stays as it is."""
 
     attributes: str
     hidden: bool
@@ -199,7 +199,7 @@ class MilvusStore:
     def holding(self, item_ids: Iterable[str], /) -> Snapshot:
         """A part of the catalogue that has at least these items, of those that there are."""
         keys = [key_of(each) for each in dict.fromkeys(item_ids)]
-        rows = self._rows(keys, self._widths)
+        rows = self._rows(keys, self._widths, ATTRIBUTES)
         tables = {
             view: np.zeros((len(rows), width), np.float32) for view, width in self._widths.items()
         }
@@ -224,6 +224,7 @@ class MilvusStore:
         Where a search is not exact in Milvus, what is wanted is what it finds.
         """
         asked = list(wanted)
+        filtered = any(each.matching is not None for each in asked)
         limits = [min(MOST_ROWS, max(CANDIDATES, 2 * each.k)) for each in asked]
         while asked:
             found = self._found(asked, limits)
@@ -231,7 +232,7 @@ class MilvusStore:
             keys |= {key_of(each) for one in asked for each in one.ids[: max(CANDIDATES, one.k)]}
             only = all(each.only for each in asked)
             views = {view for each in asked for view in each.queries} if only else self._widths
-            snapshot = self._with(snapshot, keys, views)
+            snapshot = self._with(snapshot, keys, views, filtered)
             # An expression may let some pass that do not match; see service.milvus.expressions.
             again = [
                 at
@@ -268,8 +269,10 @@ class MilvusStore:
         """Keys of items with most interactions in training; then of any."""
         matching = self._expression(wanted)
         found: set[str] = set()
-        for start in range(0, len(self._popular), limit):
-            some = self._popular[start : start + limit]
+        start, size = 0, limit
+        while start < len(self._popular):
+            some = self._popular[start : start + size]
+            start, size = start + size, min(MOST_ROWS, size * WIDER)  # where few match, few calls
             rows = self._connection.rows(self._collection, f"{among(some)} and {matching}", [KEY])
             found |= {str(row[KEY]) for row in rows}
             if len(found) >= limit:
@@ -288,30 +291,33 @@ class MilvusStore:
         may = snapshot.allowed(snapshot.places(wanted.exclude), wanted.matching)
         return int(may[places].sum())
 
-    def _rows(self, keys: Iterable[str], views: Iterable[str]) -> list[Row]:
-        """Rows of items, with all that a snapshot has of them."""
-        fields = [KEY, ITEM, ATTRIBUTES, SHOWN, VERSION]
+    def _rows(self, keys: Iterable[str], views: Iterable[str], *more: str) -> list[Row]:
+        """Rows of items, with some of their views, and more fields."""
+        fields = [KEY, ITEM, SHOWN, VERSION, *more]
         fields += [field for view in views for field in (has_field(view), vector_field(view))]
         return list(self.items.rows_of(keys, fields).values())
 
-    def _with(self, snapshot: Snapshot, keys: set[str], views: Collection[str]) -> Snapshot:
-        """A part with some more items, of which some views are known."""
+    def _with(
+        self, snapshot: Snapshot, keys: set[str], views: Collection[str], filtered: bool
+    ) -> Snapshot:
+        """A part with some more items, of which some views are known.
+
+        Args:
+            filtered: whether their attributes are looked at; else they need not come.
+        """
         held = {key_of(each) for each in (*snapshot.main.ids, *snapshot.recent.ids)}
-        rows = self._rows(sorted(keys - held), views)
+        rows = self._rows(sorted(keys - held), views, *([ATTRIBUTES] if filtered else []))
         if not rows:
             return snapshot
-        upserts = {
-            str(row[ITEM]): {
-                view: vector_in(row, vector_field(view)) for view in views if row[has_field(view)]
-            }
-            for row in rows
-        }
+        upserts = {str(row[ITEM]): _views_in(row, views) for row in rows}
         return snapshot.with_changes(
             upserts,
             (),
             {str(row[ITEM]) for row in rows if not row[SHOWN]},
             {str(row[ITEM]): int(row[VERSION]) for row in rows},
-            Columns.of((json.loads(row[ATTRIBUTES]) for row in rows), self.filterable),
+            Columns.of(
+                (json.loads(row[ATTRIBUTES]) if filtered else {} for row in rows), self.filterable
+            ),
         )
 
     # --- writing ---
@@ -433,43 +439,42 @@ class MilvusStore:
 
     def _has(self, entry: Entry, held: _Held) -> bool:
         """Whether exactly an entry's views are there."""
-        views = (
-            held.entry.views
-            if held.entry
-            else self._views_there([entry.item.item_id]).get(entry.item.item_id, {})
-        )
+        views: Mapping[str, Floats] = {}
+        if held.entry:
+            views = held.entry.views
+        else:
+            for row in self._rows([key_of(entry.item.item_id)], self._widths):
+                views = _views_in(row, self._widths)
         return views.keys() == entry.views.keys() and all(
             np.array_equal(views[view], entry.views[view]) for view in views
         )
 
-    def _views_there(self, item_ids: Sequence[str]) -> dict[str, dict[str, Floats]]:
-        rows = self._rows(map(key_of, item_ids), self._widths) if item_ids else []
-        return {
-            str(row[ITEM]): {
-                view: vector_in(row, vector_field(view))
-                for view in self._widths
-                if row[has_field(view)]
-            }
-            for row in rows
-        }
-
     def _write(self, changed: Mapping[str, _Held]) -> None:
-        """Have items so; those without an entry keep their vectors."""
-        there = self._views_there([each for each, now in changed.items() if now.entry is None])
+        """Have items so; those without an entry keep all else that they have."""
+        kept = [key_of(each) for each, now in changed.items() if now.entry is None]
+        rows = self._rows(kept, self._widths, ATTRIBUTES, GIVEN)
+        there = {str(row[ITEM]): row for row in rows}
         self._connection.upsert(self._collection, self._new_rows(changed, there))
 
-    def _new_rows(
-        self, changed: Mapping[str, _Held], there: Mapping[str, Mapping[str, Floats]]
-    ) -> Iterator[Row]:
+    def _new_rows(self, changed: Mapping[str, _Held], there: Mapping[str, Row]) -> Iterator[Row]:
         for item_id, now in changed.items():
             entry = now.entry
             if entry is None:
-                attributes = json.loads(now.attributes)
+                # As it is by now: another process may have written it, or taken it out.
+                row = there.get(item_id)
+                if row is None:
+                    continue
+                attributes = json.loads(row[ATTRIBUTES])
                 item = Item.model_construct(item_id=item_id, attributes=attributes)
-                entry = Entry(item, None, there.get(item_id, {}), given=now.given)
+                entry = Entry(item, None, _views_in(row, self._widths), given=bool(row[GIVEN]))
             yield row_of(entry, self._widths, now.version, now.hidden, entry.views)
 
     def _next_version(self, before: int) -> int:
         """One that no item of this catalogue has had: microseconds, which no clock takes back."""
         self._version = max(self._version + 1, before + 1, time.time_ns() // 1000)
         return self._version
+
+
+def _views_in(row: Row, views: Iterable[str]) -> dict[str, Floats]:
+    """Of some views those vectors that an item has."""
+    return {view: vector_in(row, vector_field(view)) for view in views if row[has_field(view)]}

@@ -1,7 +1,6 @@
 """Fixtures of the service's tests."""
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.milvus_server import MilvusServer
-from tests.service.running import Client, free_port, in_this_process, wait_until
+from tests.service.running import Client, Server, free_port, in_this_process, wait_until
 from tests.service.upgrading import write_bundles
 
 Serve = Callable[..., Client]
@@ -25,6 +24,15 @@ def serve(tiny_bundle: Path, tmp_path: Path) -> Iterator[Serve]:
             return stack.enter_context(running)
 
         yield start
+
+
+@pytest.fixture(params=("embedded", "milvus"))
+def start(request: pytest.FixtureRequest, serve: Serve) -> Serve:
+    """As `serve`, on one catalogue: once for each store that may hold it."""
+    if request.param == "embedded":
+        return serve
+    store = request.getfixturevalue("milvus").url
+    return lambda **settings: serve(store=store, **settings)
 
 
 @pytest.fixture(scope="session")
@@ -46,41 +54,15 @@ def client(serve: Serve, bundles: Path) -> Client:
     return serve(bundles_dir=bundles)
 
 
-class RedisServer:
-    """A real redis-server on a port of its own."""
+class RedisServer(Server):
+    """A real redis-server."""
 
-    def __init__(self, binary: str, folder: Path, *options: str) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._binary = binary
-        self._command = [
-            *(binary, "--port", str(self.port), "--save", "", "--dir", str(folder)),
-            *options,
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @classmethod
-    @contextmanager
-    def of(cls, folder: Path, *options: str) -> Iterator["RedisServer"]:
-        """One with options of its own, for as long as the block."""
-        server = cls(redis_binary(), folder, *options)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        _wait_for(self.port)
-
-    def stop(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._binary = redis_binary()
+        port = free_port()
+        listening = ("--port", str(port), "--save", "", "--dir", str(folder))
+        super().__init__(port, self._binary, *listening, *options)
+        self.url = f"redis://127.0.0.1:{port}/0"
 
     def take_all_slots(self) -> None:
         """Be a whole cluster alone."""
@@ -96,29 +78,8 @@ class RedisServer:
         port = free_port()
         config = folder / "sentinel.conf"
         config.write_text(f"port {port}\nsentinel monitor {name} 127.0.0.1 {self.port} 1\n")
-        with subprocess.Popen(
-            [self._binary, str(config), "--sentinel"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            try:
-                _wait_for(port)
-                yield port
-            finally:
-                process.kill()
-
-
-def _wait_for(port: int) -> None:
-    import redis
-
-    def started() -> bool:
-        try:
-            return bool(client.ping())
-        except redis.ConnectionError:
-            return False
-
-    with redis.Redis(port=port) as client:
-        wait_until(started)
+        with Server(port, self._binary, str(config), "--sentinel"):
+            yield port
 
 
 def redis_binary() -> str:
@@ -131,14 +92,14 @@ def redis_binary() -> str:
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer.of(tmp_path) as server:
+    with RedisServer(tmp_path) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def milvus_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
     pytest.importorskip("milvus_lite")
-    with MilvusServer.of(tmp_path_factory.mktemp("milvus")) as server:
+    with MilvusServer(tmp_path_factory.mktemp("milvus")) as server:
         yield server
 
 

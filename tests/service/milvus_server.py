@@ -1,62 +1,21 @@
 """Milvus Lite as a server of its own on loopback: a Milvus for tests, in Python."""
 
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from service.milvus.connection import CHANNEL
-from tests.service.running import free_port
+from tests.service.running import Server, free_port
 
 
-class MilvusServer:
-    """One on a port and a folder of its own."""
+class MilvusServer(Server):
+    """One on a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = f"milvus+http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @classmethod
-    @contextmanager
-    def of(cls, folder: Path) -> Iterator["MilvusServer"]:
-        """One that runs as long as the block."""
-        server = cls(folder)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(self._folder)),
-                *("--host", "127.0.0.1", "--port", str(self.port)),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, "milvus-lite has ended"
-                assert time.monotonic() < deadline, "milvus-lite did not start"
-                time.sleep(0.1)
-
-    def stop(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        port = free_port()
+        listening = ("--data-dir", str(folder), "--host", "127.0.0.1", "--port", str(port))
+        super().__init__(port, sys.executable, "-m", "milvus_lite", "server", *listening)
+        self.url = f"milvus+http://127.0.0.1:{port}"
 
     def client(self) -> Any:  # noqa: ANN401
         """One of its clients."""

@@ -1,4 +1,7 @@
-"""The service on a real socket: in this process (quick to start) or in one of its own."""
+"""The service on a real socket: in this process (quick to start) or in one of its own.
+
+And other servers, which it uses, in processes of their own.
+"""
 
 import logging
 import os
@@ -11,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -41,6 +44,50 @@ def wait_until(found: Callable[[], object], longest_s: float = 20) -> None:
     while not found():
         assert time.monotonic() < deadline, f"not within {longest_s:g} s"
         time.sleep(0.005)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does on this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+class Server:
+    """Another server on a port of its own, for as long as a block; may be down in between."""
+
+    def __init__(self, port: int, *command: str) -> None:
+        self.port = port
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        process = self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+        def started() -> bool:
+            assert process.poll() is None, f"{self._command} has ended"
+            return listens(self.port)
+
+        wait_until(started, 120)
+
+    def stop(self) -> None:
+        """Kill it."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
 def wait_for_record(

@@ -191,7 +191,7 @@ def test_sentinel_names_the_server(serve: Serve, redis_server: RedisServer, tmp_
 
 
 def test_a_cluster_keeps_values_too(serve: Serve, tmp_path: Path) -> None:
-    with RedisServer.of(tmp_path, "--cluster-enabled", "yes") as server:
+    with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
         server.take_all_slots()
         client = serve(redis_url=f"redis+cluster://127.0.0.1:{server.port}", redis_timeout_s=1)
         both = [film.model_dump() for film in films(2)]

@@ -190,7 +190,7 @@ def test_every_panel_has_data_under_load(tiny_bundle: Path, tmp_path: Path) -> N
     port = free_port()
     stop = threading.Event()
     with (
-        RedisServer.of(tmp_path) as redis,
+        RedisServer(tmp_path) as redis,
         in_a_process(tiny_bundle, tmp_path / "catalogue", port, LLMEMB_REDIS_URL=redis.url) as one,
         Client(port) as client,
         prometheus(tmp_path, port) as asked,

@@ -1,26 +1,32 @@
 """A catalogue in Milvus: several processes, a Milvus that goes and comes back, its limits."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from models.bundle import Bundle
+from models.item import Item
+from service.catalogue import Wanted
 from service.errors import Unreachable
 from service.filters import And, AnyOf, Bound, Exists, Not, Or, Range, Value
 from service.milvus.address import Address, read
 from service.milvus.collection import alias_of
+from service.milvus.connection import Connection
 from service.milvus.expressions import described, expression, mark, without
 from service.milvus.store import MilvusStore
+from service.rows import Entry
 from service.schema import CatalogueError
 from service.settings import BadSettings, read_catalogue_dir, read_settings
 from tests.service.conftest import Serve
+from tests.service.contract import FILM, at, found, put, put_vectors
 from tests.service.milvus_server import MilvusServer
 from tests.service.running import Client, free_port, in_a_process, in_this_process
-from tests.service.test_contract import FILM, at, found, put, put_vectors
 
 NOBODY_THERE = "milvus+http://127.0.0.1:9"
 
@@ -85,6 +91,41 @@ def test_of_stores_that_are_opened_at_once_one_seeds_and_the_others_find_it(
         store.close()
 
 
+def test_who_hides_an_item_that_another_process_changes_meanwhile_mixes_no_two_states(
+    bundle: Bundle, milvus: MilvusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = (MilvusStore.open(read(milvus.url), bundle) for _ in range(2))
+    film = Item(item_id="new", attributes=FILM)
+    mine.put([Entry(film, None, {"text": np.array(at(1), np.float32)})])
+    held = mine._held
+
+    def meanwhile(change: Callable[[], object]) -> None:
+        """Have something done between what a write reads and what it writes."""
+
+        def read_first(item_ids: Sequence[str]) -> dict[str, Any]:
+            found = held(item_ids)
+            change()
+            return found
+
+        monkeypatch.setattr(mine, "_held", read_first)
+
+    other = Item(item_id="new", attributes={"title": "Kagemusha"})
+    vector = np.array(at(2), np.float32)
+    meanwhile(lambda: others.put([Entry(other, None, {"text": vector})]))
+    mine.hide("new", True)
+    stored = mine.items.get("new")
+    views = mine.holding(["new"]).views("new")
+
+    assert stored and views
+    assert (stored.item.attributes, stored.hidden) == (other.attributes, True)
+    assert views["text"].tolist() == vector.tolist()
+    meanwhile(lambda: others.delete("new"))
+    mine.hide("new", False)
+    assert mine.items.get("new") is None
+    for store in (mine, others):
+        store.close()
+
+
 def test_two_bundles_have_a_collection_each(
     serve: Serve, bundles: Path, milvus: MilvusServer, tmp_path: Path
 ) -> None:
@@ -122,7 +163,7 @@ def test_while_milvus_is_down_requests_get_503_and_then_all_is_there_again(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("milvus_lite")
-    with MilvusServer.of(tmp_path / "milvus") as server:
+    with MilvusServer(tmp_path / "milvus") as server:
         client = serve(store=server.url)
         put(client, "new")
         server.stop()
@@ -166,6 +207,61 @@ def test_what_milvus_refuses_is_503_and_told_by_the_log(
         store.items.get("1")
 
     assert "query" in caplog.text
+    store.close()
+
+
+# --- what it is asked ---
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[str]]]:
+    """What is asked of Milvus by expressions, and for which fields."""
+    told = []
+    rows = Connection.rows
+
+    def noted(
+        connection: Connection, name: str, matching: str, fields: Sequence[str], limit: int = 99
+    ) -> list[dict[str, Any]]:
+        told.append((matching, fields))
+        return rows(connection, name, matching, fields, limit)
+
+    monkeypatch.setattr(Connection, "rows", noted)
+    return told
+
+
+def test_who_is_not_known_costs_few_calls_where_little_of_what_was_popular_matches(
+    bundle: Bundle,
+    milvus: MilvusServer,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[tuple[str, Sequence[str]]],
+) -> None:
+    monkeypatch.setattr("service.milvus.store.CANDIDATES", 1)
+    store = MilvusStore.open(read(milvus.url), bundle)
+
+    exclude = [str(number) for number in range(10)]
+    found = store.widened(store.holding(()), [Wanted({}, 1, exclude, None)])
+
+    # Training saw 11 films: the first 2 are asked for, 8 more, the last one, and the rest; then
+    # come the rows of what was found.
+    assert len(asked) == 5
+    assert found.place("10") is not None
+    assert found.place("9") is None
+    store.close()
+
+
+def test_attributes_of_candidates_come_only_where_they_are_filtered(
+    bundle: Bundle, milvus: MilvusServer, asked: list[tuple[str, Sequence[str]]]
+) -> None:
+    store = MilvusStore.open(read(milvus.url), bundle)
+    horror = store.filter_of({"attribute": "genres", "eq": "Horror"})
+    queries = {"text": np.array(at(1), np.float32)}
+
+    for matching, come in ((None, False), (horror, True)):
+        asked.clear()
+        found = store.widened(store.holding(()), [Wanted(queries, 3, (), matching)])
+
+        assert len(found) == (3 if matching else 12)
+        assert ["attributes" in fields for _, fields in asked] == [come]
     store.close()
 
 

@@ -16,7 +16,7 @@ from training.doctor import redis as redis_found
 @pytest.fixture
 def guarded_redis(tmp_path: Path) -> Iterator[str]:
     """Host and port of a real Redis that wants a password."""
-    with RedisServer.of(tmp_path) as server:
+    with RedisServer(tmp_path) as server:
         with Redis(port=server.port) as client:
             client.config_set("requirepass", "geheim")
         yield f"127.0.0.1:{server.port}"
