@@ -1,6 +1,6 @@
 """Figures of an evaluation as a table that a person can read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 TITLES = {
@@ -34,11 +34,9 @@ def popularity_as_markdown(buckets: Sequence[dict[str, Any]], k: int) -> str:
     lines = [f"| interactions in training | targets | model | HR@{k} (95 %) | NDCG@{k} (95 %) |"]
     lines.append("|---|--:|---|---|---|")
     for bucket in buckets:
-        low, high, targets = (bucket[name] for name in ("low", "high", "targets"))
-        most = " or more" if high is None else f" to {high}" if high > low else ""
         for model in ("id-only", "ours"):
-            hr, nd = (_cell(bucket[model][metric], "") for metric in ("hr", "ndcg"))
-            lines.append(f"| {low}{most} | {targets} | {model} | {hr} | {nd} |")
+            hr, nd = (interval(bucket[model][metric]) for metric in ("hr", "ndcg"))
+            lines.append(f"| {counts(bucket)} | {bucket['targets']} | {model} | {hr} | {nd} |")
     return "\n".join(lines) + "\n"
 
 
@@ -48,7 +46,7 @@ def cold_as_markdown(figures: dict[str, Any]) -> str:
     lines = [f"Protocol: {figures['protocol']}.", ""]
     lines += [f"| targets | number | HR@{k} (95 %) | NDCG@{k} (95 %) |", "|---|--:|---|---|"]
     for name, targets in figures["targets"].items():
-        cells = [_cell(figures[name][metric], "") for metric in ("hr", "ndcg")]
+        cells = [interval(figures[name][metric], "") for metric in ("hr", "ndcg")]
         lines.append(f"| {name} | {targets} | {' | '.join(cells)} |")
     kept = f"Warm HR@{k} with cold candidates / without: {figures['warm_kept']:.4f}."
     return "\n".join([*lines, "", kept]) + "\n"
@@ -74,10 +72,19 @@ def _rows(figures: dict[str, Any], protocol: str) -> Iterator[tuple[str, int, st
             cell = figures[protocol][model].get(group)
             if cell is not None:
                 sign = "+" if model == "difference" else ""
-                hr, nd = (_cell(cell[metric], sign) for metric in ("hr", "ndcg"))
+                hr, nd = (interval(cell[metric], sign) for metric in ("hr", "ndcg"))
                 yield group, targets, model, hr, nd
 
 
-def _cell(value: dict[str, float], sign: str) -> str:
+def counts(bucket: Mapping[str, Any]) -> str:
+    """The interactions in training that items of a bucket have."""
+    low, high = bucket["low"], bucket["high"]
+    return (
+        f"{low:,} or more" if high is None else f"{low:,} to {high:,}" if high > low else f"{low}"
+    )
+
+
+def interval(value: Mapping[str, float], sign: str = "") -> str:
+    """A measured figure with its interval."""
     mean, low, high = (f"{value[name]:{sign}.4f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from html import escape
 
 from training.charts import Bar, bars
+from training.report import counts, interval
 from training.report_parts import (
     Facts,
     bar,
     details,
     figure,
-    interval,
     missing,
     side_by_side,
     table,
@@ -91,7 +91,7 @@ def quality(facts: Facts, config: Facts) -> str:
         "Head: the fifth of the items that are used most in training; tail: the others; cold: "
         "those of the tail that training never saw.</p>\n"
     )
-    named = [(_bucket(each), users(each["targets"])) for each in facts["buckets"]]
+    named = [(counts(each), users(each["targets"])) for each in facts["buckets"]]
     charts = [
         figure(
             f"{title} by popularity of the hidden item",
@@ -101,7 +101,7 @@ def quality(facts: Facts, config: Facts) -> str:
                 named,
                 {m: [bar(each[m][metric]) for each in facts["buckets"]] for m in MODELS},
                 "; ".join(
-                    f"{_bucket(each)} interactions: id-only {each['id-only'][metric]['mean']:.4f}, "
+                    f"{counts(each)} interactions: id-only {each['id-only'][metric]['mean']:.4f}, "
                     f"ours {each['ours'][metric]['mean']:.4f}"
                     for each in facts["buckets"]
                 ),
@@ -146,11 +146,6 @@ def _said(title: str, groups: Sequence[str], full: Facts, metric: str) -> str:
         + ", ".join(f"{model} {full[model][group][metric]['mean']:.4f}" for model in MODELS)
         for group in groups
     )
-
-
-def _bucket(bucket: Facts) -> str:
-    low, high = bucket["low"], bucket["high"]
-    return f"{low:,} or more" if high is None else f"{low}" if low == high else f"{low}-{high}"
 
 
 def cold(facts: Facts) -> str:

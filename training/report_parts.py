@@ -58,11 +58,6 @@ def bar(cell: Facts | None) -> Bar | None:
     return Bar(cell["mean"], cell["low"], cell["high"]) if cell else None
 
 
-def interval(cell: Facts, sign: str = "") -> str:
-    """A measured cell as text."""
-    return f"{cell['mean']:{sign}.4f} [{cell['low']:{sign}.4f}, {cell['high']:{sign}.4f}]"
-
-
 def users(count: int) -> str:
     """A number of users, in words."""
     return f"{count:,} user" + "s" * (count != 1)
