@@ -368,7 +368,7 @@ class _Tuner:
             self.upper.bind(self.peft)
             vectors = self.upper(rows.tolist())
         else:
-            vectors = self.encoder([self.tokens[row] for row in rows])
+            vectors = self.encoder.tuned([self.tokens[row] for row in rows])
         loss: Tensor = self.head(vectors, rows)
         return loss
 
@@ -391,7 +391,7 @@ class _Tuner:
         items = [self.items[i] for i in order[place * self.size : (place + 1) * self.size]]
         random = np.random.default_rng([self.config.seed, number, 2])
         copies = [self._copy(item, random) for _ in range(2) for item in items]
-        vectors = self.encoder(self.encoder.tokenise(copies))
+        vectors = self.encoder.tuned(self.encoder.tokenise(copies))
         texts = [self.config.template.render(item).body for item in items]
         same = torch.tensor([[a == b for b in texts] for a in texts], device=vectors.device)
         return vectors[: len(items)], vectors[len(items) :], same
