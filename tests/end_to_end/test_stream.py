@@ -436,6 +436,25 @@ def test_a_disk_that_is_full_keeps_whole_shards_and_is_gone_on_with(
     assert before.items() <= after.items()
 
 
+@pytest.mark.parametrize("left", [b"", b"PAR1 half of it"])
+def test_a_damaged_shard_is_named_and_made_anew(
+    config: Path, tmp_path: Path, left: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(config, write_lines(tmp_path / "items.jsonl", many(40)), tmp_path / "out")
+    assert main(arguments) == 0
+    shard = tmp_path / "out" / "00000001.parquet"
+    shard.write_bytes(left)
+
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert "00000001.parquet" in told
+    assert "delete it and run the same command again" in told
+
+    shard.unlink()
+    assert main(arguments) == 0
+    assert len(read(tmp_path / "out")) == 40
+
+
 @pytest.mark.parametrize(
     ("items", "told"),
     [("none.jsonl", "none.jsonl"), ("items.csv", "neither .jsonl nor .parquet")],
