@@ -19,6 +19,7 @@ from service.columns import Columns, appended
 from service.filters import Filter, HeldKind
 from service.vectors import Exact, Floats, Mask, Places, vectors_of
 
+from service.ids import Ids
 __all__ = ["Floats", "Main", "Mask", "Places", "Rebuilt", "Snapshot", "Versions", "Views"]
 
 # Up to this many items one matrix product for all queries of a round is faster than FAISS' scan.
@@ -31,7 +32,6 @@ CHOKED = 4  # times as many
 # Places without an item, from which on it is worth to give every item a new place.
 DEAD_SHARE = 0.25
 FIRST_ROOM = 64  # behind the main block, before it grows
-LAYERS = 16  # of Main.layers; to look through more takes longer than to join them
 
 
 class Snapshot:
@@ -84,12 +84,12 @@ class Snapshot:
                 tables[view][row] = vector
                 present[view][row] = True
         hiding = np.fromiter((each in hidden for each in items), bool, len(items))
-        return cls.of_tables(list(items), tables, present, hiding, np.zeros(len(items), np.int64))
+        return cls.of_tables(items, tables, present, hiding, np.zeros(len(items), np.int64))
 
     @classmethod
     def of_tables(
         cls,
-        ids: Sequence[str],
+        ids: Iterable[str],
         tables: Mapping[str, Floats],
         present: Mapping[str, Mask],
         hidden: Mask,
@@ -107,9 +107,9 @@ class Snapshot:
             view: vectors_of(table, present[view], quantised=quantised)
             for view, table in tables.items()
         }
-        layers = ({each: place for place, each in enumerate(ids)},)
+        ids = ids if isinstance(ids, Ids) else Ids.of(ids)
         columns = columns or Columns.of({} for _ in ids)
-        main = Main(ids, layers, vectors, present, hidden, versions, columns)
+        main = Main(ids, vectors, present, hidden, versions, columns)
         return cls.over(main, np.ones(len(ids), bool))
 
     @classmethod
@@ -144,7 +144,8 @@ class Snapshot:
     def item_id(self, place: int) -> str:
         """Who stands at a place."""
         start = len(self.main)
-        return self.main.ids[place] if place < start else self.recent.ids[place - start]
+        item_id: str = self.main.ids[place] if place < start else self.recent.ids[place - start]
+        return item_id
 
     def views(self, item_id: str) -> dict[str, Floats] | None:
         """The vectors of an item; None if it is not in the catalogue."""
@@ -160,8 +161,12 @@ class Snapshot:
 
     def places(self, item_ids: Iterable[str]) -> Places:
         """Where items stand, in their order; -1 for those that are not in the catalogue."""
-        found = (self.place(item_id) for item_id in item_ids)
-        return np.array([-1 if place is None else place for place in found], np.int64)
+        ids = list(item_ids)
+        found = self.main.ids.places(ids)
+        for row, item_id in enumerate(ids if self._places else ()):
+            found[row] = self._places.get(item_id, found[row])
+        found[~self.stands(found)] = -1
+        return found
 
     def stands(self, places: Places) -> Mask:
         """At which places an item of the catalogue stands; -1 is none."""
@@ -333,13 +338,8 @@ class Snapshot:
         end = len(main) + count
         if end - len(self) > max(MERGE_AT, DEAD_SHARE * end):
             return self._compacted()
-        ids = [*main.ids, *recent.ids]
-        layers = (*main.layers, self._places)
-        if len(layers) > LAYERS:
-            layers = (main.layers[0], dict(chain.from_iterable(m.items() for m in layers[1:])))
         block = Main(
-            ids,
-            layers,
+            main.ids.joined(Ids.of(recent.ids)),
             {
                 view: vectors.joined(recent.tables[view], recent.present[view])
                 for view, vectors in main.vectors.items()
@@ -358,11 +358,9 @@ class Snapshot:
         kept = np.flatnonzero(self._live)
         start = len(self.main)
         old, new = kept[kept < start], kept[kept >= start] - start
-        ids = [self.item_id(place) for place in kept.tolist()]
         tables, present = self.gather(kept)
         block = Main(
-            ids,
-            ({each: place for place, each in enumerate(ids)},),
+            Ids.of(map(self.item_id, kept.tolist())),
             {
                 view: vectors_of(
                     tables.pop(view),

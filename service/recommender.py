@@ -452,7 +452,7 @@ class Recommender:
                     if (row := rows.get(item_id)) is not None:
                         places[row - 1] = main.place(item_id)
             else:
-                places = np.array([main.place(each) for each in ids], np.int64)
+                places = main.ids.places(ids)
             self._trained = (main, places)
         return self._trained[1]
 
