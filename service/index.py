@@ -9,6 +9,8 @@ theirs. Shapes: n places, W = a view's width.
 """
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from functools import cached_property
+from heapq import nsmallest
 from itertools import chain
 
 import numpy as np
@@ -17,9 +19,9 @@ from numpy.typing import NDArray
 from service.blocks import Main, Rebuilt, Recent, Room, Versions, Views
 from service.columns import Columns, appended
 from service.filters import Filter, HeldKind
+from service.ids import Ids
 from service.vectors import Exact, Floats, Mask, Places, vectors_of
 
-from service.ids import Ids
 __all__ = ["Floats", "Main", "Mask", "Places", "Rebuilt", "Snapshot", "Versions", "Views"]
 
 # Up to this many items one matrix product for all queries of a round is faster than FAISS' scan.
@@ -61,6 +63,7 @@ class Snapshot:
         self._count = count
         self._live = live
         self._may = shown
+        self._may.flags.writeable = False
         self._places = places
         self._columns = columns
         self._items = int(np.count_nonzero(live))
@@ -200,13 +203,15 @@ class Snapshot:
         }
 
     def allowed(self, exclude: Places, matching: Filter | None = None) -> Mask:
-        """(places,) who may be answered, but for those at some places; -1 is nobody's.
+        """(places,) who may be answered, but for those at some places; -1 is nobody's. Read-only.
 
         Hidden items may not; they can still be looked up, and stand in histories.
 
         Args:
             matching: only items that match it may.
         """
+        if not len(exclude) and matching is None:
+            return self._may  # to copy a million of them, and to count them, takes its time
         mask = self._may.copy()
         mask[exclude[exclude >= 0]] = False
         if matching is not None:
@@ -214,7 +219,13 @@ class Snapshot:
             for columns in (self.main.columns, *self._columns):
                 mask[start : start + len(columns)] &= columns.mask(matching)
                 start += len(columns)
+        mask.flags.writeable = False
         return mask
+
+    @cached_property
+    def _may_in_main(self) -> int:
+        """How many places of the main block may be answered."""
+        return int(np.count_nonzero(self._may[: len(self.main)]))
 
     def kinds(self, name: str) -> frozenset[HeldKind]:
         """Of which kinds items have values of an attribute, or had lately."""
@@ -260,7 +271,9 @@ class Snapshot:
                 places = np.flatnonzero(main)
                 scores = old[row, places]
             else:
-                places, scores = vectors.search(queries[row], k, main)
+                whole = may is self._may and vectors.complete
+                count = self._may_in_main if whole else None
+                places, scores = vectors.search(queries[row], k, main, count)
             if self._count:
                 recent = np.flatnonzero(may[start:] & self.recent.present[view])
                 places = np.concatenate([places, recent + start])
@@ -275,9 +288,15 @@ class Snapshot:
         if len(scores) > k:
             least = np.partition(scores, len(scores) - k)[len(scores) - k]
             chosen = np.flatnonzero(scores >= least)
-        return sorted(chosen.tolist(), key=lambda at: (-scores[at], self.item_id(int(places[at]))))[
-            :k
-        ]
+        best_first = chosen[np.argsort(-scores[chosen], kind="stable")]
+        in_order = scores[best_first]
+        if not (in_order[1:] == in_order[:-1]).any():
+            first: list[int] = best_first[:k].tolist()
+            return first
+        # An id is much to read only to compare it.
+        return nsmallest(
+            k, chosen.tolist(), key=lambda at: (-scores[at], self.item_id(int(places[at])))
+        )
 
     def with_changes(
         self,

@@ -344,7 +344,7 @@ class Recommender:
         may = snapshot.allowed(excluded, question.matching)
         if question.strategy == "id_only":
             # It says nothing of the others; in the middle of its ranking they would be by luck.
-            places = np.flatnonzero(may)
+            places, may = np.flatnonzero(may), may.copy()
             views = self._views["id_only"]
             may[places] = np.any([snapshot.present(view, places) for view in views], axis=0)
         return may

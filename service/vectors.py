@@ -59,7 +59,9 @@ class Vectors(Protocol):
     def at(self, places: Places) -> Floats:
         """Those (m, W) at some places; zeros where there is none."""
 
-    def search(self, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
+    def search(
+        self, query: Floats, k: int, may: Mask, count: int | None = None
+    ) -> tuple[Places, Floats]:
         """The k places with the largest inner products and all that tie with the last, and these.
 
         In no order. Of equals beyond MOST_TIED it is anybody's guess which are found.
@@ -67,6 +69,7 @@ class Vectors(Protocol):
         Args:
             query: (W,) finite.
             may: (n,) which places may be answered; all of them have a vector.
+            count: how many those are, where that is known.
         """
 
     def joined(self, more: Floats, present: Mask) -> "Vectors":
@@ -152,10 +155,12 @@ class Exact:
         found: Floats = self.table[places]
         return found
 
-    def search(self, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
+    def search(
+        self, query: Floats, k: int, may: Mask, count: int | None = None
+    ) -> tuple[Places, Floats]:
         """As Vectors.search."""
+        count = int(np.count_nonzero(may)) if count is None else count
         # A selector costs more than it saves where everybody may.
-        count = int(np.count_nonzero(may))
         selector = None if count == len(may) else _selector(may)
         parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         return _widening(self._index, query, k, count, parameters)
@@ -233,9 +238,11 @@ class Clustered:
             found[there] = self._index.reconstruct_batch(places[there])
         return found
 
-    def search(self, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
+    def search(
+        self, query: Floats, k: int, may: Mask, count: int | None = None
+    ) -> tuple[Places, Floats]:
         """As Vectors.search, but that it may miss some of the k; RECALL tells how many."""
-        count = int(np.count_nonzero(may))
+        count = int(np.count_nonzero(may)) if count is None else count
         if count <= COMPARE_ONLY:
             places = np.flatnonzero(may)
             return places, self.at(places) @ query
