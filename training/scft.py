@@ -32,9 +32,10 @@ from training.content import content_quality
 from training.fetch import llm_folder
 from training.places import collaborative_places
 from training.prepare import read_prepared, split_digest
+from training.processes import this_job
 from training.recipe import Run, Step, digest, write_atomically
 from training.run_llm import RunLLM
-from training.tuner import ACTIVATIONS, Tuner, Watched
+from training.tuner import ACTIVATIONS, Tuner, Watched, follow_tuning
 
 log = logging.getLogger(__name__)
 CALIBRATION_STEPS = 3
@@ -73,7 +74,7 @@ def scft(run: Run) -> Step:
     made = {
         **RunLLM(folder, None, config.llm).facts(),
         "prompts": digest([config.template.render(item).text for item in trained]),
-        "scft": config.scft.model_dump(),
+        "scft": config.facts("scft")["scft"],
         "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),
         "seed": config.seed,
     }
@@ -84,8 +85,11 @@ def scft(run: Run) -> Step:
         look = functools.partial(content_quality, rows=known, split=split)
     with run.shared("adapters", **made) as shared:
         if not shared.done:
-            tuner = Tuner(trained, folder, config, places, shared.folder)
+            job = this_job()
+            job.lead(follow_tuning, trained, folder.resolve(), config, places)
+            tuner = Tuner(trained, folder, config, places, shared.folder, job)
             _tune(tuner, shared, config.scft, look)
+            job.end()
         shutil.rmtree(step.folder / "adapter", ignore_errors=True)
         shutil.copytree(shared.folder / "adapter", step.folder / "adapter")
         shutil.copyfile(shared.folder / "metrics.jsonl", step.folder / "metrics.jsonl")
