@@ -307,7 +307,8 @@ class Tuner:
         random = np.random.default_rng([self.config.seed, number, 2])
         copies = [self._copy(item, random) for _ in range(2) for item in items]
         texts = [self.config.template.render(item).body for item in items]
-        _, code = np.unique(texts, return_inverse=True)  # of what it reads
+        numbers = {text: number for number, text in enumerate(texts)}
+        code = np.array([numbers[text] for text in texts])
 
         def read(some: NDArray[np.int64]) -> Tensor:
             vectors: Tensor = self.encoder(self.encoder.tokenise([copies[i] for i in some]))
