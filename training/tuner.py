@@ -27,6 +27,7 @@ from transformers import BitsAndBytesConfig
 from models.encoder import (
     BATCH_TOKENS,
     Encoder,
+    Tokens,
     batches_by_length,
     runtime_device,
     runtime_dtype,
@@ -284,8 +285,15 @@ class Tuner:
         if self.upper:
             self.upper.bind(self.peft)
             return self.upper(rows.tolist())
-        vectors: Tensor = self.encoder([self.tokens[row] for row in rows])
-        return vectors
+        return self._encode([self.tokens[row] for row in rows])
+
+    def _encode(self, batch: Sequence[Tokens]) -> Tensor:
+        # Where weights are shared out, every process has to run the LLM as often as the others;
+        # and what is computed again keeps no keys and values of an instruction.
+        if self.processes.sharded or self.spec.gradient_checkpointing:
+            vectors: Tensor = self.encoder(batch)
+            return vectors
+        return self.encoder.tuned(batch)
 
     def _rows(self, number: int) -> NDArray[np.int64]:
         """This step's items: about as long, so that padding costs little; each once an epoch."""
@@ -311,8 +319,7 @@ class Tuner:
         code = np.array([numbers[text] for text in texts])
 
         def read(some: NDArray[np.int64]) -> Tensor:
-            vectors: Tensor = self.encoder(self.encoder.tokenise([copies[i] for i in some]))
-            return vectors
+            return self._encode(self.encoder.tokenise([copies[i] for i in some]))
 
         def loss(found: Tensor) -> Tensor:
             same = torch.from_numpy(code[:, None] == code).to(found.device)
