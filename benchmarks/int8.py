@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.figures import record
 from models.bundle_writing import TrainedView
 from models.encoder import RuntimeDType
+from models.int8 import why_not_int8
 from training.config import read_config
 from training.content import content_view
 from training.metrics import hit_rate, ndcg
@@ -43,6 +44,9 @@ def main() -> None:
     parser.add_argument("--name", default="", help="ending of the figures' ids")
     parser.add_argument("--dry-run", action="store_true", help="write no figure")
     given = parser.parse_args()
+    if reason := why_not_int8():
+        print(f"not measured: {reason}")
+        return
     run = Run(read_config(given.config, given.set, given.source))
     catalogue, split = read_prepared(run)
     trained = read_trained(run)

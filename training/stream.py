@@ -403,10 +403,20 @@ class Shards:
         return found
 
     def told(self, chunk: Chunk) -> dict[str, int]:
-        """What a shard that is there says of itself: items, tokens, cut and rejected."""
-        with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
-            footer = pq.ParquetFile(shard).metadata
-        return {"items": footer.num_rows, **json.loads(footer.metadata[b"llmemb"])}
+        """What a shard that is there says of itself: items, tokens, cut and rejected.
+
+        Raises:
+            JobError: it is damaged.
+        """
+        try:
+            with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
+                footer = pq.ParquetFile(shard).metadata
+            return {"items": footer.num_rows, **json.loads(footer.metadata[b"llmemb"])}
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+            raise JobError(
+                f"encode: {chunk.shard}.parquet in {self.output} cannot be read ({error}); delete "
+                "it and run the same command again"
+            ) from None
 
     def finish(self, chunks: Sequence[Chunk]) -> dict[str, int]:
         """Write what there is in all into done.json, and take away what writers left that died."""

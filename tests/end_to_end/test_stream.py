@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.encoder import Encoded, Encoder
+from models.int8 import why_not_int8
 from models.item import Item
 from tests.end_to_end.conftest import write_config
 from tests.tiny import films
@@ -274,6 +275,23 @@ def test_a_folder_of_other_vectors_is_left_alone(
     assert "no encode wrote it" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(why_not_int8() is not None, reason="no VNNI")
+def test_vectors_in_int8_are_not_mixed_with_others(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(20))
+    assert main(command(config, lines, tmp_path / "out", "--set", "llm.dtype=int8")) == 0
+    assert json.loads((tmp_path / "out" / "encode.json").read_text())["dtype"] == "int8"
+
+    assert main(command(config, lines, tmp_path / "out")) == 1
+    assert "holds vectors of another dtype" in capsys.readouterr().err
+
+    assert main(command(config, lines, tmp_path / "exact")) == 0
+    exact, found = (np.array([*read(tmp_path / name).values()]) for name in ("exact", "out"))
+    lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
+    assert 0.998 < ((exact * found).sum(axis=1) / lengths).min() < 0.9999999
+
+
 def test_items_that_changed_are_not_taken_for_those_before(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,6 +434,25 @@ def test_a_disk_that_is_full_keeps_whole_shards_and_is_gone_on_with(
     after = read(small_disk / "out")
     assert len(after) == 2000
     assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("left", [b"", b"PAR1 half of it"])
+def test_a_damaged_shard_is_named_and_made_anew(
+    config: Path, tmp_path: Path, left: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(config, write_lines(tmp_path / "items.jsonl", many(40)), tmp_path / "out")
+    assert main(arguments) == 0
+    shard = tmp_path / "out" / "00000001.parquet"
+    shard.write_bytes(left)
+
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert "00000001.parquet" in told
+    assert "delete it and run the same command again" in told
+
+    shard.unlink()
+    assert main(arguments) == 0
+    assert len(read(tmp_path / "out")) == 40
 
 
 @pytest.mark.parametrize(
