@@ -217,4 +217,10 @@ def _report(run: "Run") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status and "TORCHELASTIC_RUN_ID" in os.environ:
+        # What connects this process to others waits for them while it is taken apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -51,9 +51,12 @@ def run_by_two(*words: str, how: str = "--multi_gpu") -> subprocess.CompletedPro
 
 
 @contextlib.contextmanager
-def running_by_two(*words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The launcher of two processes; nothing of them is left."""
-    with subprocess.Popen(launched(*words), cwd=ROOT, stderr=subprocess.DEVNULL) as launcher:
+def running_by_two(told: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The launcher of two processes, which tell a file; nothing of them is left."""
+    with (
+        told.open("wb") as stderr,
+        subprocess.Popen(launched(*words), cwd=ROOT, stderr=stderr) as launcher,
+    ):
         try:
             yield launcher
         finally:
@@ -138,7 +141,7 @@ def test_two_processes_that_are_killed_end_as_two_that_are_not(
     words = command("scft", killed, changes)
 
     # The one that follows is lost: the job ends, and says so by its status.
-    with running_by_two(*words) as job:
+    with running_by_two(tmp_path / "told", *words) as job:
         wait_for(killed, "cache/adapters/*/checkpoint.pt", job)
         os.kill(followed(job.pid)[1], signal.SIGKILL)
         assert job.wait(120) != 0
@@ -146,7 +149,7 @@ def test_two_processes_that_are_killed_end_as_two_that_are_not(
     (checkpoint,) = killed.glob("cache/adapters/*/checkpoint.pt")
     before = checkpoint.stat().st_mtime_ns
     # Then all are.
-    with running_by_two(*words) as job:
+    with running_by_two(tmp_path / "told", *words) as job:
         while checkpoint.stat().st_mtime_ns == before:
             wait_for(killed, "cache/adapters/*/checkpoint.pt", job)
         kill(job)
@@ -190,3 +193,19 @@ def test_what_is_wrong_is_told_once(tmp_path: Path, data: Path, tiny_llm: Path) 
     assert told.returncode != 0
     assert told.stderr.count("error: ") == 1
     assert "error: scft.layers=9: the LLM has 2 layers" in told.stderr
+
+
+def test_two_processes_that_are_stopped_say_once_how_to_go_on(
+    tmp_path: Path, data: Path, tiny_llm: Path
+) -> None:
+    folder = prepared(tmp_path / "run", data, tiny_llm)
+    words = command("scft", folder, ["scft.steps=600"])
+
+    with running_by_two(tmp_path / "told", *words) as job:
+        wait_for(folder, "cache/adapters/*/checkpoint.pt", job)
+        job.send_signal(signal.SIGINT)
+        assert job.wait(120) != 0
+
+    told = (tmp_path / "told").read_text()
+    assert told.count("stopped; nothing that was finished is lost") == 1
+    assert f"  accelerate launch … -m training scft --config {folder}/run.toml" in told
