@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.columns import Columns
+from service.ids import Ids
 from service.vectors import Exact, Floats, Mask, Places, Vectors
 
 Views = Mapping[str, Floats]
@@ -21,8 +22,7 @@ class Main:
     """The first places, indexed.
 
     Attributes:
-        ids: of the items, by place.
-        layers: of each id its place; where several say one, the last holds.
+        ids: of the items, by place; where one stands several times, the last holds.
         vectors: of each view, (n, W).
         present: of each view, (n,) which items have it.
         hidden: (n,) which items are never answered.
@@ -30,8 +30,7 @@ class Main:
         columns: of their attributes, what filters may name.
     """
 
-    ids: Sequence[str]
-    layers: tuple[Mapping[str, int], ...]
+    ids: Ids
     vectors: Mapping[str, Vectors]
     present: Mapping[str, Mask]
     hidden: Mask
@@ -62,10 +61,7 @@ class Main:
 
     def place(self, item_id: str) -> int:
         """Where an item stands or stood last; -1 if it never was here."""
-        for layer in reversed(self.layers):
-            if (place := layer.get(item_id)) is not None:
-                return place
-        return -1
+        return self.ids.place(item_id)
 
 
 class Room:

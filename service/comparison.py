@@ -4,7 +4,7 @@ On a sample of the catalogue: n items, of each bundle its vectors (n, W) in the 
 are alike by what they are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 
 from service.index import Floats, Snapshot
 
-SAMPLE = 2000  # items; their inner products with each other are 16 MB
+SAMPLE = 2000  # items
+AT_ONCE = 50  # of them, whose inner products with all are looked at together
 HISTORIES = 50
 HISTORY = 5  # items of a history
 K = 25  # recommended items that are compared
@@ -85,10 +86,20 @@ class Bundled(NamedTuple):
     recommend: Recommend
 
 
-def compare(sample: Sequence[str], served: Bundled, other: Bundled, parity: float) -> Comparison:
-    """Compare the answers of two bundles on a sample of item ids."""
-    ids, before, after = _alike(sample, served, other)
-    near_before, near_after = _nearest(before), _nearest(after)
+def compare(
+    sample: Sequence[str],
+    served: Bundled,
+    other: Bundled,
+    parity: float,
+    pause: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Compare the answers of two bundles on a sample of item ids.
+
+    Args:
+        pause: is called after some work; may raise.
+    """
+    ids, before, after = _alike(_pausing(sample, pause), served, other)
+    near_before, near_after = _nearest(before, pause), _nearest(after, pause)
     overlaps, drifts, scores = [], [], []
     step = max(1, len(ids) // HISTORIES)
     for start in range(0, len(ids), step)[:HISTORIES] if len(ids) > HISTORY else ():
@@ -111,13 +122,21 @@ def compare(sample: Sequence[str], served: Bundled, other: Bundled, parity: floa
         score_deviation=round(float(np.std(scores)), 4) if scores else None,
         neighbours_overlap=_mean(both),
         parity=parity,
-        served=_side(sample, served.snapshot, near_before),
-        other=_side(sample, other.snapshot, near_after),
+        served=_side(_pausing(sample, pause), served.snapshot, near_before),
+        other=_side(_pausing(sample, pause), other.snapshot, near_after),
     )
 
 
+def _pausing(sample: Sequence[str], pause: Callable[[], None]) -> Iterator[str]:
+    """The sample, with a pause now and then."""
+    for at, item_id in enumerate(sample):
+        if at % AT_ONCE == 0:
+            pause()
+        yield item_id
+
+
 def _alike(
-    sample: Sequence[str], served: Bundled, other: Bundled
+    sample: Iterable[str], served: Bundled, other: Bundled
 ) -> tuple[list[str], Floats, Floats]:
     """Those of the sample whom both can compare, and their vectors in both."""
     ids, before, after = [], [], []
@@ -131,18 +150,23 @@ def _alike(
     return ids, np.array(before, np.float32), np.array(after, np.float32)
 
 
-def _nearest(vectors: Floats) -> Ints:
+def _nearest(vectors: Floats, pause: Callable[[], None]) -> Ints:
     """Of each item the nearest others (n, k), nearest first; k is NEAREST or fewer."""
     count = len(vectors)
     if count < 2:
         return np.empty((count, 0), np.int64)
-    products = vectors @ vectors.T
-    np.fill_diagonal(products, -np.inf)
-    order: Ints = np.argsort(-products, axis=1, kind="stable")[:, : min(NEAREST, count - 1)]
-    return order
+    nearest = np.empty((count, min(NEAREST, count - 1)), np.int64)
+    for start in range(0, count, AT_ONCE):
+        pause()
+        products = vectors[start : start + AT_ONCE] @ vectors.T
+        rows = np.arange(len(products))
+        products[rows, start + rows] = -np.inf  # itself
+        order = np.argsort(-products, axis=1, kind="stable")
+        nearest[start : start + AT_ONCE] = order[:, : nearest.shape[1]]
+    return nearest
 
 
-def _side(sample: Sequence[str], snapshot: Snapshot, nearest: Ints) -> Side:
+def _side(sample: Iterable[str], snapshot: Snapshot, nearest: Ints) -> Side:
     lengths: dict[str, list[float]] = {}
     for item_id in sample:
         views: Mapping[str, Floats] = snapshot.views(item_id) or {}

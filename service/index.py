@@ -9,6 +9,8 @@ theirs. Shapes: n places, W = a view's width.
 """
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from functools import cached_property
+from heapq import nsmallest
 from itertools import chain
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from service.blocks import Main, Rebuilt, Recent, Room, Versions, Views
 from service.columns import Columns, appended
 from service.filters import Filter, HeldKind
+from service.ids import Ids
 from service.vectors import Exact, Floats, Mask, Places, vectors_of
 
 __all__ = ["Floats", "Main", "Mask", "Places", "Rebuilt", "Snapshot", "Versions", "Views"]
@@ -31,7 +34,6 @@ CHOKED = 4  # times as many
 # Places without an item, from which on it is worth to give every item a new place.
 DEAD_SHARE = 0.25
 FIRST_ROOM = 64  # behind the main block, before it grows
-LAYERS = 16  # of Main.layers; to look through more takes longer than to join them
 
 
 class Snapshot:
@@ -61,6 +63,7 @@ class Snapshot:
         self._count = count
         self._live = live
         self._may = shown
+        self._may.flags.writeable = False
         self._places = places
         self._columns = columns
         self._items = int(np.count_nonzero(live))
@@ -84,12 +87,12 @@ class Snapshot:
                 tables[view][row] = vector
                 present[view][row] = True
         hiding = np.fromiter((each in hidden for each in items), bool, len(items))
-        return cls.of_tables(list(items), tables, present, hiding, np.zeros(len(items), np.int64))
+        return cls.of_tables(items, tables, present, hiding, np.zeros(len(items), np.int64))
 
     @classmethod
     def of_tables(
         cls,
-        ids: Sequence[str],
+        ids: Iterable[str],
         tables: Mapping[str, Floats],
         present: Mapping[str, Mask],
         hidden: Mask,
@@ -107,9 +110,9 @@ class Snapshot:
             view: vectors_of(table, present[view], quantised=quantised)
             for view, table in tables.items()
         }
-        layers = ({each: place for place, each in enumerate(ids)},)
+        ids = ids if isinstance(ids, Ids) else Ids.of(ids)
         columns = columns or Columns.of({} for _ in ids)
-        main = Main(ids, layers, vectors, present, hidden, versions, columns)
+        main = Main(ids, vectors, present, hidden, versions, columns)
         return cls.over(main, np.ones(len(ids), bool))
 
     @classmethod
@@ -144,7 +147,8 @@ class Snapshot:
     def item_id(self, place: int) -> str:
         """Who stands at a place."""
         start = len(self.main)
-        return self.main.ids[place] if place < start else self.recent.ids[place - start]
+        item_id: str = self.main.ids[place] if place < start else self.recent.ids[place - start]
+        return item_id
 
     def views(self, item_id: str) -> dict[str, Floats] | None:
         """The vectors of an item; None if it is not in the catalogue."""
@@ -160,8 +164,12 @@ class Snapshot:
 
     def places(self, item_ids: Iterable[str]) -> Places:
         """Where items stand, in their order; -1 for those that are not in the catalogue."""
-        found = (self.place(item_id) for item_id in item_ids)
-        return np.array([-1 if place is None else place for place in found], np.int64)
+        ids = list(item_ids)
+        found = self.main.ids.places(ids)
+        for row, item_id in enumerate(ids if self._places else ()):
+            found[row] = self._places.get(item_id, found[row])
+        found[~self.stands(found)] = -1
+        return found
 
     def stands(self, places: Places) -> Mask:
         """At which places an item of the catalogue stands; -1 is none."""
@@ -195,13 +203,15 @@ class Snapshot:
         }
 
     def allowed(self, exclude: Places, matching: Filter | None = None) -> Mask:
-        """(places,) who may be answered, but for those at some places; -1 is nobody's.
+        """(places,) who may be answered, but for those at some places; -1 is nobody's. Read-only.
 
         Hidden items may not; they can still be looked up, and stand in histories.
 
         Args:
             matching: only items that match it may.
         """
+        if not len(exclude) and matching is None:
+            return self._may  # to copy a million of them, and to count them, takes its time
         mask = self._may.copy()
         mask[exclude[exclude >= 0]] = False
         if matching is not None:
@@ -209,7 +219,13 @@ class Snapshot:
             for columns in (self.main.columns, *self._columns):
                 mask[start : start + len(columns)] &= columns.mask(matching)
                 start += len(columns)
+        mask.flags.writeable = False
         return mask
+
+    @cached_property
+    def _may_in_main(self) -> int:
+        """How many places of the main block may be answered."""
+        return int(np.count_nonzero(self._may[: len(self.main)]))
 
     def kinds(self, name: str) -> frozenset[HeldKind]:
         """Of which kinds items have values of an attribute, or had lately."""
@@ -255,7 +271,9 @@ class Snapshot:
                 places = np.flatnonzero(main)
                 scores = old[row, places]
             else:
-                places, scores = vectors.search(queries[row], k, main)
+                whole = may is self._may and vectors.complete
+                count = self._may_in_main if whole else None
+                places, scores = vectors.search(queries[row], k, main, count)
             if self._count:
                 recent = np.flatnonzero(may[start:] & self.recent.present[view])
                 places = np.concatenate([places, recent + start])
@@ -270,9 +288,15 @@ class Snapshot:
         if len(scores) > k:
             least = np.partition(scores, len(scores) - k)[len(scores) - k]
             chosen = np.flatnonzero(scores >= least)
-        return sorted(chosen.tolist(), key=lambda at: (-scores[at], self.item_id(int(places[at]))))[
-            :k
-        ]
+        best_first = chosen[np.argsort(-scores[chosen], kind="stable")]
+        in_order = scores[best_first]
+        if not (in_order[1:] == in_order[:-1]).any():
+            first: list[int] = best_first[:k].tolist()
+            return first
+        # An id is much to read only to compare it.
+        return nsmallest(
+            k, chosen.tolist(), key=lambda at: (-scores[at], self.item_id(int(places[at])))
+        )
 
     def with_changes(
         self,
@@ -333,13 +357,8 @@ class Snapshot:
         end = len(main) + count
         if end - len(self) > max(MERGE_AT, DEAD_SHARE * end):
             return self._compacted()
-        ids = [*main.ids, *recent.ids]
-        layers = (*main.layers, self._places)
-        if len(layers) > LAYERS:
-            layers = (main.layers[0], dict(chain.from_iterable(m.items() for m in layers[1:])))
         block = Main(
-            ids,
-            layers,
+            main.ids.joined(Ids.of(recent.ids)),
             {
                 view: vectors.joined(recent.tables[view], recent.present[view])
                 for view, vectors in main.vectors.items()
@@ -358,11 +377,9 @@ class Snapshot:
         kept = np.flatnonzero(self._live)
         start = len(self.main)
         old, new = kept[kept < start], kept[kept >= start] - start
-        ids = [self.item_id(place) for place in kept.tolist()]
         tables, present = self.gather(kept)
         block = Main(
-            ids,
-            ({each: place for place, each in enumerate(ids)},),
+            Ids.of(map(self.item_id, kept.tolist())),
             {
                 view: vectors_of(
                     tables.pop(view),

@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import sqlite3
+from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from service import beside, generations
 from service.columns import Columns
+from service.ids import Ids
 from service.index import Main, Snapshot, Versions
 from service.rows import Entry, Writing
 from service.schema import (
@@ -156,7 +158,7 @@ def read_snapshot(
 class _Stored(NamedTuple):
     """The items of a catalogue, by version."""
 
-    ids: list[str]
+    ids: Ids
     rows: Versions
     versions: Versions
     hidden: Mask
@@ -164,12 +166,19 @@ class _Stored(NamedTuple):
     @classmethod
     def read(cls, database: sqlite3.Connection) -> "_Stored":
         # All in the index over versions: the attributes need not be read.
-        found = database.execute(
-            "SELECT item_id, row, version, hidden FROM items ORDER BY version"
-        ).fetchall()
-        ids, rows, versions, hidden = zip(*found, strict=True) if found else ((), (), (), ())
+        found = database.execute("SELECT item_id, row, version, hidden FROM items ORDER BY version")
+        rows, versions, hidden = array("q"), array("q"), array("b")
+
+        def ids() -> Iterator[str]:
+            # One by one: what all rows together take is not given back for long.
+            for item_id, row, version, hides in found:
+                rows.append(row)
+                versions.append(version)
+                hidden.append(hides)
+                yield item_id
+
         return cls(
-            list(ids),
+            Ids.of(ids()),
             np.array(rows, np.int64),
             np.array(versions, np.int64),
             np.array(hidden, bool),
@@ -177,7 +186,7 @@ class _Stored(NamedTuple):
 
     def some(self, at: Places) -> "_Stored":
         return _Stored(
-            [self.ids[each] for each in at.tolist()],
+            Ids.of(self.ids[each] for each in at.tolist()),
             *(self.rows[at], self.versions[at], self.hidden[at]),
         )
 
@@ -194,13 +203,15 @@ def _over(generation: generations.Generation, stored: _Stored) -> Snapshot | Non
     once = bool((np.diff(stored.versions) > 0).all())
     if not once or int(live.sum()) != int((stored.versions <= generation.number).sum()):
         return None
-    ids = [stored.ids[each] if alive else "" for each, alive in zip(at, live, strict=True)]
-    places = {ids[place]: place for place in np.flatnonzero(live).tolist()}
+    ids = stored.ids
+    if not live.all() or not np.array_equal(at, np.arange(len(ids))):
+        there = zip(at.tolist(), live.tolist(), strict=True)
+        ids = Ids.of(stored.ids[each] if alive else "" for each, alive in there)
     hidden = np.zeros(len(at), bool)
     hidden[live] = stored.hidden[at[live]]
     hidden |= ~_seen(generation.present, len(at))
     main = Main(
-        *(ids, (places,), generation.vectors, generation.present, hidden, generation.versions),
+        *(ids, generation.vectors, generation.present, hidden, generation.versions),
         generation.columns,
     )
     return Snapshot.over(main, live)

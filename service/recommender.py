@@ -344,7 +344,7 @@ class Recommender:
         may = snapshot.allowed(excluded, question.matching)
         if question.strategy == "id_only":
             # It says nothing of the others; in the middle of its ranking they would be by luck.
-            places = np.flatnonzero(may)
+            places, may = np.flatnonzero(may), may.copy()
             views = self._views["id_only"]
             may[places] = np.any([snapshot.present(view, places) for view in views], axis=0)
         return may
@@ -452,7 +452,7 @@ class Recommender:
                     if (row := rows.get(item_id)) is not None:
                         places[row - 1] = main.place(item_id)
             else:
-                places = np.array([main.place(each) for each in ids], np.int64)
+                places = main.ids.places(ids)
             self._trained = (main, places)
         return self._trained[1]
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -55,6 +56,9 @@ COUNT_S = 1.0  # between two counts of what is left
 CLOSE = 32  # changes that may be told with the catalogue locked; writes wait for it
 CATCHING_UP = 50  # rounds before that, at most
 SHOWN_LOST = 100  # ids
+# How long a thread computes in Python before another that wants to goes on. A request passes from
+# thread to thread several times, and each time waits as long for us.
+SWITCH_S, USUAL_SWITCH_S = 0.0005, 0.005
 # Items of a sample that is the same each time, and from all over the catalogue.
 SAMPLED = (
     "SELECT item_id FROM items WHERE hidden = 0 "
@@ -194,6 +198,7 @@ class Upgrade:
             log.exception("reindex failed")
             self._fail(f"{type(error).__name__}; the log says more")
         finally:
+            sys.setswitchinterval(USUAL_SWITCH_S)
             self._serving.metrics.reindex_left.set(0)
             if self.progress.state != "flipped":
                 self._store.forget_taken_out()
@@ -430,7 +435,7 @@ class Upgrade:
         with self._store.reading(target.known) as database:
             sample = [each for (each,) in database.execute(SAMPLED, [SAMPLE])]
         served, other = (self._bundled(each, target.pace) for each in (self._served, parts))
-        return compare(sample, served, other, self._parity)
+        return compare(sample, served, other, self._parity, target.pace.let_others_first)
 
     def _bundled(self, parts: Parts, pace: Pace) -> Bundled:
         async def recommended(history: Sequence[str], k: int) -> list[tuple[str, float]]:
@@ -450,7 +455,7 @@ class Upgrade:
 
 
 def _yield_to_others() -> None:
-    """Leave some of the cores to the LLM that is served.
+    """Leave some of the cores to the LLM that is served, and the interpreter to whoever wants it.
 
     No lower priority, though: while such a thread waits for the processor it holds the interpreter,
     and everybody with it.
@@ -458,3 +463,4 @@ def _yield_to_others() -> None:
     from models.bundle import use_threads  # noqa: PLC0415 - torch comes with it
 
     use_threads(max(1, (os.cpu_count() or 1) // 2))
+    sys.setswitchinterval(SWITCH_S)

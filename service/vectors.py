@@ -8,7 +8,7 @@ so threads may share it. Shapes: n places, W = the view's width.
 """
 
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -35,7 +35,8 @@ MOST_TIED = 4096
 # whether it may costs more than some more that are found.
 FEW_OUT = 100
 SPARE = 0.1  # of the range of a quantised number, on either side
-BY_PLACE = 1  # FAISS' DirectMap::Array, which its stubs do not know
+# FAISS' DirectMap::Array and InvertedLists::SUBSET_TYPE_ID_RANGE, which its stubs do not know.
+BY_PLACE, BETWEEN = 1, 0
 
 
 class Vectors(Protocol):
@@ -58,7 +59,9 @@ class Vectors(Protocol):
     def at(self, places: Places) -> Floats:
         """Those (m, W) at some places; zeros where there is none."""
 
-    def search(self, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
+    def search(
+        self, query: Floats, k: int, may: Mask, count: int | None = None
+    ) -> tuple[Places, Floats]:
         """The k places with the largest inner products and all that tie with the last, and these.
 
         In no order. Of equals beyond MOST_TIED it is anybody's guess which are found.
@@ -66,6 +69,7 @@ class Vectors(Protocol):
         Args:
             query: (W,) finite.
             may: (n,) which places may be answered; all of them have a vector.
+            count: how many those are, where that is known.
         """
 
     def joined(self, more: Floats, present: Mask) -> "Vectors":
@@ -151,10 +155,12 @@ class Exact:
         found: Floats = self.table[places]
         return found
 
-    def search(self, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
+    def search(
+        self, query: Floats, k: int, may: Mask, count: int | None = None
+    ) -> tuple[Places, Floats]:
         """As Vectors.search."""
+        count = int(np.count_nonzero(may)) if count is None else count
         # A selector costs more than it saves where everybody may.
-        count = int(np.count_nonzero(may))
         selector = None if count == len(may) else _selector(may)
         parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         return _widening(self._index, query, k, count, parameters)
@@ -203,15 +209,7 @@ class Clustered:
         count = 1
         if len(some):
             count = min(1 << round(float(np.log2(4 * np.sqrt(len(some))))), len(some))
-        quantiser = faiss.IndexFlatIP(width)
-        if quantised:
-            index: faiss.IndexIVF = faiss.IndexIVFScalarQuantizer(
-                *(quantiser, width, count, faiss.ScalarQuantizer.QT_8bit),
-                faiss.METRIC_INNER_PRODUCT,
-                False,  # the vectors themselves, and not how they differ from their clusters
-            )
-        else:
-            index = faiss.IndexIVFFlat(quantiser, width, count, faiss.METRIC_INNER_PRODUCT)
+        index = _empty(faiss.IndexFlatIP(width), count, quantised)
         index.cp.niter = ROUNDS
         index.cp.max_points_per_centroid = PER_CLUSTER
         index.cp.min_points_per_centroid = 1
@@ -225,10 +223,9 @@ class Clustered:
                 # Vectors to come may lie somewhat beyond those of today.
                 ranges = np.concatenate([lows - SPARE * widths, (1 + 2 * SPARE) * widths])
             faiss.copy_array_to_vector(ranges, index.sq.trained)
-        index.set_direct_map_type(BY_PLACE)
-        _add(index, table, present)
+        index = _joined(index, table, present)
         probes = _measured(index, table, some, chance)
-        return cls(_copied(index), present, len(table), probes)
+        return cls(index, present, len(table), probes)
 
     def __len__(self) -> int:
         return len(self._present)
@@ -241,9 +238,11 @@ class Clustered:
             found[there] = self._index.reconstruct_batch(places[there])
         return found
 
-    def search(self, query: Floats, k: int, may: Mask) -> tuple[Places, Floats]:
+    def search(
+        self, query: Floats, k: int, may: Mask, count: int | None = None
+    ) -> tuple[Places, Floats]:
         """As Vectors.search, but that it may miss some of the k; RECALL tells how many."""
-        count = int(np.count_nonzero(may))
+        count = int(np.count_nonzero(may)) if count is None else count
         if count <= COMPARE_ONLY:
             places = np.flatnonzero(may)
             return places, self.at(places) @ query
@@ -275,9 +274,8 @@ class Clustered:
         if len(together) > GROWN * self._learnt:
             table = np.concatenate([self.at(np.arange(len(self))), more])
             return vectors_of(table, together, quantised=self.quantised, ranges=self.ranges)
-        index = _copied(self._index)
-        _add(index, more, present)
-        return Clustered(_copied(index), together, self._learnt, self.probes)
+        index = _joined(self._index, more, present)
+        return Clustered(index, together, self._learnt, self.probes)
 
     def write(self, path: Path) -> None:
         """As Vectors.write."""
@@ -289,19 +287,44 @@ def _beside(path: Path) -> Path:
     return path.with_suffix(".probes")
 
 
-def _add(index: faiss.IndexIVF, table: Floats, present: Mask) -> None:
-    """Put the rows of a table at the next places; rows that are no vectors into no cluster."""
-    clusters = np.full(len(table), -1, np.int64)
-    table = np.ascontiguousarray(table)
+def _empty(quantiser: faiss.Index, count: int, quantised: bool) -> faiss.IndexIVF:
+    """So many clusters without a vector; ready where the quantiser has their middles."""
+    width = quantiser.d
+    if not quantised:
+        return faiss.IndexIVFFlat(quantiser, width, count, faiss.METRIC_INNER_PRODUCT)
+    return faiss.IndexIVFScalarQuantizer(
+        *(quantiser, width, count, faiss.ScalarQuantizer.QT_8bit),
+        faiss.METRIC_INNER_PRODUCT,
+        False,  # the vectors themselves, and not how they differ from their clusters
+    )
+
+
+def _joined(index: faiss.IndexIVF, table: Floats, present: Mask) -> faiss.IndexIVF:
+    """The vectors of an index and, at the places after them, the rows of a table.
+
+    Rows that are no vectors lie in no cluster. Every cluster has just the room that it needs: one
+    that grows reserves as much again as it holds, and all of it would be copied once more.
+    """
+    table, clusters = np.ascontiguousarray(table), np.full(len(table), -1, np.int64)
     if present.any():
-        clusters[present] = index.quantizer.search(table[present], 1)[1][:, 0]
-    pointers = (faiss.swig_ptr(table), None, faiss.swig_ptr(clusters))
-    index.add_core(len(table), *pointers)
-
-
-def _copied(index: faiss.IndexIVF) -> faiss.IndexIVF:
-    """The same, without the room that clusters reserve as they grow: up to as much as they hold."""
-    return cast(faiss.IndexIVF, faiss.clone_index(index))
+        vectors = table if present.all() else table[present]
+        clusters[present] = index.quantizer.search(vectors, 1)[1][:, 0]
+    quantised = isinstance(index, faiss.IndexIVFScalarQuantizer)
+    joined: Any = _empty(faiss.clone_index(index.quantizer), index.nlist, quantised)
+    if isinstance(index, faiss.IndexIVFScalarQuantizer):
+        faiss.copy_array_to_vector(faiss.vector_to_array(index.sq.trained), joined.sq.trained)
+    joined.is_trained = True
+    held: Any = index.invlists
+    counts = np.bincount(clusters[clusters >= 0], minlength=index.nlist)
+    for cluster, count in enumerate(counts.tolist()):
+        joined.invlists.resize(cluster, held.list_size(cluster) + count)
+        joined.invlists.resize(cluster, 0)
+    index.copy_subset_to(joined, BETWEEN, 0, index.ntotal)
+    joined.ntotal = index.ntotal  # of which some have no vector
+    joined.add_core(len(table), faiss.swig_ptr(table), None, faiss.swig_ptr(clusters))
+    joined.set_direct_map_type(BY_PLACE)
+    done: faiss.IndexIVF = joined
+    return done
 
 
 def _measured(

@@ -273,3 +273,28 @@ def test_vectors_in_bytes_stay_as_they_are_however_often_the_index_is_made_anew(
 
     assert isinstance(snapshot.main.vectors["text"], Clustered)
     np.testing.assert_array_equal(snapshot.vectors("text", snapshot.places(ids[:500])), first)
+
+
+def test_who_may_be_answered_is_shared_and_cannot_be_changed() -> None:
+    random = np.random.default_rng(0)
+    snapshot = Snapshot.of({f"i{n}": some_item(random) for n in range(5)}, WIDTHS, {"i2"})
+
+    for exclude in (NOBODY, np.array([1, -1])):
+        with pytest.raises(ValueError, match="read-only"):
+            snapshot.allowed(exclude)[:] = True
+    assert snapshot.allowed(NOBODY).tolist() == [True, True, False, True, True]
+    assert snapshot.allowed(np.array([1, -1])).tolist() == [True, False, False, True, True]
+
+
+def test_the_best_come_first_and_of_equals_the_lower_id() -> None:
+    snapshot = Snapshot.of({name: {} for name in "dbca"}, WIDTHS)
+    places = np.arange(4)
+
+    def ranked(scores: list[float], k: int) -> str:
+        order = snapshot.ranked(places, np.array(scores, np.float32), k)
+        return "".join(snapshot.item_id(place) for place in places[order].tolist())
+
+    assert ranked([1, 4, 3, 2], 4) == "bcad"
+    assert ranked([1, 4, 3, 2], 2) == "bc"
+    assert ranked([2, 1, 2, 2], 2) == "ac"
+    assert ranked([2, 2, 5, 2], 9) == "cabd"
