@@ -33,7 +33,7 @@ from training.losses import infonce
 from training.places import collaborative_places
 from training.prepare import prepare, read_prepared
 from training.recipe import Run
-from training.scft import _Tuner as Tuner
+from training.tuner import Tuner
 
 PLACES = Path("training/configs/amazon-beauty-scft.toml")
 
