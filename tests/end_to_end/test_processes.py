@@ -195,11 +195,11 @@ def test_what_is_wrong_is_told_once(tmp_path: Path, data: Path, tiny_llm: Path) 
     assert "error: scft.layers=9: the LLM has 2 layers" in told.stderr
 
 
-def test_two_processes_that_are_stopped_say_once_how_to_go_on(
+def test_two_processes_that_are_stopped_say_how_to_go_on_and_one_can(
     tmp_path: Path, data: Path, tiny_llm: Path
 ) -> None:
     folder = prepared(tmp_path / "run", data, tiny_llm)
-    words = command("scft", folder, ["scft.steps=600"])
+    words = command("scft", folder, ["scft.steps=200"])
 
     with running_by_two(tmp_path / "told", *words) as job:
         wait_for(folder, "cache/adapters/*/checkpoint.pt", job)
@@ -209,3 +209,5 @@ def test_two_processes_that_are_stopped_say_once_how_to_go_on(
     told = (tmp_path / "told").read_text()
     assert told.count("stopped; nothing that was finished is lost") == 1
     assert f"  accelerate launch … -m training scft --config {folder}/run.toml" in told
+    assert main(words) == 0
+    assert len(figures(folder / "run", "scft/metrics.jsonl", "loss")) >= 200
