@@ -22,11 +22,14 @@ demo: ## install, train on MovieLens-100K and serve the result once (no GPU, no 
 	$(install)
 	$(python) scripts/demo.py
 
+# A process for each core, so each computes in one thread. A file stays together: its tests share
+# what is made for them.
 test: extras := service,training,test
 test: ## install, then run the tests; they are offline
 	$(install)
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring or documents"
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest \
+		--numprocesses auto --maxprocesses 4 --dist loadfile $(AGAIN)
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring or documents" $(AGAIN)
 
 test-browser: extras := service,training,test,browser
 test-browser: ## install, with Chromium for root on Debian, then look at the page in a browser

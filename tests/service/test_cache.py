@@ -213,7 +213,7 @@ def looked_up(server: RedisServer, count: int, meanwhile: Callable[[], None]) ->
     """How many values each of some look-ups at once finds of one that is there."""
 
     async def work() -> list[int]:
-        cache = RedisCache(server.url, 2.0, 1000, 4, Metrics())
+        cache = RedisCache(server.url, 10.0, 1000, 4, Metrics())
         await cache.put_many({"key": VALUE})
         await asyncio.gather(*(cache.get_many(["key"]) for _ in range(8)))
         meanwhile()

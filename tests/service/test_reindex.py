@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.running import ROOT, Client, free_port, in_a_process, in_this_process
+from tests.service.running import (
+    ROOT,
+    Client,
+    free_port,
+    in_a_process,
+    in_this_process,
+    wait_until,
+)
 from tests.service.upgrading import Ranked, answers, ask, ended, hash_of, put
 
 HISTORIES = [["1"], ["2", "5"], ["i3", "i5"]]
@@ -119,9 +126,10 @@ def test_kills_in_the_middle_serve_the_old_bundle_and_it_goes_on_where_it_was(
                 assert answers(client, HISTORIES) == before
                 ask(client, "other")
                 told.append(wait_until_embedding(client))
+                wait_until_further(client, told[-1])
                 put(client, f"life{life}", "Written meanwhile")
                 before = answers(client, HISTORIES)
-                killer = threading.Timer(chance.uniform(0.1, 0.5), process.kill)
+                killer = threading.Timer(chance.uniform(0.0, 0.4), process.kill)
                 killer.start()
                 assert process.wait(30) == -signal.SIGKILL
                 killer.join()
@@ -151,6 +159,11 @@ def wait_until_embedding(client: Client) -> int:
             return told
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def wait_until_further(client: Client, told: int) -> None:
+    """So that a life that is killed has done something."""
+    wait_until(lambda: client.get("/admin/bundles").json()["upgrade"]["told"] > told, 60)
 
 
 def alone(bundle: Path, catalogue: Path) -> list[Ranked]:

@@ -188,7 +188,7 @@ def test_parquet_says_what_it_says_and_nothing_of_what_is_missing(tmp_path: Path
         ),
         (ITEMS.encode("utf-16"), EVENTS, {}, "items.csv, line 1: byte 0xff is not in utf-8"),
         (
-            gzip.compress(ITEMS.encode()), EVENTS, {},
+            gzip.compress(ITEMS.encode(), mtime=0), EVENTS, {},
             "items.csv is no text but a gzip file: unpack it",
         ),
         (
