@@ -36,7 +36,12 @@ class Admission:
     @property
     def busy(self) -> bool:
         """Whether requests are in flight, or were in the last second; any thread may ask."""
-        return self.requests > self._aside or time.monotonic() < self._busy_until
+        return self.answering or time.monotonic() < self._busy_until
+
+    @property
+    def answering(self) -> bool:
+        """Whether requests are in flight; any thread may ask."""
+        return self.requests > self._aside
 
     def enter(self, declared: int, *, aside: bool = False) -> "Ticket":
         """Let a request in.

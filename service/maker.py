@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.encoder import Tokens
 
 BATCH_TOKENS = 256  # of a forward pass; whoever comes meanwhile waits for the rest of one at most
+FEW = 8  # items that are made tokens of before others come first
 
 
 class Maker:
@@ -96,7 +97,9 @@ class Maker:
     def _read(self, items: Mapping[int, Item], urgent: bool) -> dict[int, Floats]:
         """LLM vectors of those of these items that the LLM can read, a few at a time."""
         tokens: dict[int, Tokens] = {}
-        for at, item in items.items():
+        for row, (at, item) in enumerate(items.items()):
+            if row % FEW == 0 and not urgent:
+                self._pace.let_others_first()
             try:
                 (tokens[at],) = self._bundle.tokenise([self._bundle.prompt(item)])
             except InvalidItem:

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable
 
-# While others keep the LLM busy: of ten parts of the time, one is ours.
+# While others keep the LLM busy, or requests leave no gap: of ten parts of the time, one is ours.
 PATIENCE = 9.0
 PAUSE_S = 0.005
+GAP_S = 0.001  # between two looks whether a request is still in flight
 
 
 class Pace:
@@ -15,31 +16,39 @@ class Pace:
         asked: whether anybody is answered, or was a moment ago.
         llm_busy: whether the LLM that is served has work.
         check: raises once the work is to stop.
+        answering: whether anybody is answered at this moment.
 
     Attributes:
         forward_s: what the last forward pass of this thread took; to be set by who ran it.
     """
 
     def __init__(
-        self, asked: Callable[[], bool], llm_busy: Callable[[], bool], check: Callable[[], None]
+        self,
+        asked: Callable[[], bool],
+        llm_busy: Callable[[], bool],
+        check: Callable[[], None],
+        answering: Callable[[], bool] = lambda: False,
     ) -> None:
         self._asked = asked
         self._llm_busy = llm_busy
         self._check = check
+        self._answering = answering
         self._since = time.monotonic()
         self.forward_s = 0.0
 
     def let_others_first(self) -> None:
         """Rest, while anybody is answered, as long as was worked since the last rest.
 
-        And wait while the LLM that is served has work, but not for ever. Whoever calls this holds
-        no lock.
+        And wait while the LLM that is served has work, and for a moment without a request, but
+        neither for ever. Whoever calls this holds no lock.
 
         Raises:
             Exception: what `check` raises.
         """
         now = time.monotonic()
-        rested, waited = now + (now - self._since), now + PATIENCE * self.forward_s
+        worked = now - self._since
+        rested, found = now + worked, now + PATIENCE * worked
+        waited = now + PATIENCE * self.forward_s
         while True:
             self._check()
             now = time.monotonic()
@@ -47,6 +56,8 @@ class Pace:
                 time.sleep(PAUSE_S)
             elif now < rested and self._asked():
                 time.sleep(min(PAUSE_S, rested - now))
+            elif now < found and self._answering():
+                time.sleep(GAP_S)
             else:
                 break
         self._since = now

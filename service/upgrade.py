@@ -246,7 +246,10 @@ class Upgrade:
         self._parity = check_encoder(bundle)
         batcher = self._served.batcher
         admission = self._serving.admission
-        pace = Pace(lambda: admission.busy, lambda: not batcher.idle, self._check)
+        pace = Pace(
+            *(lambda: admission.busy, lambda: not batcher.idle, self._check),
+            lambda: admission.answering,
+        )
         with self._store.locked() as database:
             known = beside.find(database, bundle.bundle_hash)
             if known and known.encoder_hash != bundle.encoder_hash:

@@ -30,6 +30,22 @@ def test_while_somebody_is_answered_it_rests_as_long_as_it_worked() -> None:
     assert rested_s(pace) >= WORK_S  # and not as long as it rested and worked
 
 
+def test_it_waits_for_a_moment_without_a_request_but_not_for_ever() -> None:
+    in_flight = iter([True, True, False])
+    gap = Pace(lambda: False, lambda: False, lambda: None, lambda: next(in_flight))
+    none = Pace(lambda: False, lambda: False, lambda: None, lambda: True)
+    time.sleep(0.02)
+
+    started = time.monotonic()
+    gap.let_others_first()
+    went_on = time.monotonic() - started
+    none.let_others_first()
+
+    assert next(in_flight, None) is None
+    assert went_on < 9 * 0.02
+    assert time.monotonic() - started >= 9 * 0.02
+
+
 def test_while_nobody_is_answered_it_does_not_rest() -> None:
     assert rested_s(Pace(lambda: False, lambda: False, lambda: None)) < WORK_S
 
@@ -73,6 +89,7 @@ def test_the_service_is_busy_while_a_request_is_in_flight_and_a_second_after_it(
     seen.append(admission.busy)
     time.sleep(0.3)
 
+    assert not admission.answering
     assert [*seen, admission.busy] == [False, False, True, True, True, False]
 
 
