@@ -108,9 +108,9 @@ def test_layers_that_are_computed_again_give_the_same_gradients(tuner_of: Make) 
 
     losses = [tuner._find_gradients(1) for tuner in (kept, again)]
 
-    assert losses[0] == losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)  # the one reads the instruction once
     assert len(ran) == 2
-    torch.testing.assert_close(gradients(again), gradients(kept))
+    torch.testing.assert_close(gradients(again), gradients(kept), rtol=1e-4, atol=1e-6)
 
 
 def test_more_processes_than_items_are_refused(tiny_llm: Path, tmp_path: Path) -> None:
