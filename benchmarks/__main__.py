@@ -8,6 +8,9 @@ DEMO = Path("runs/demo")
 ALL = {
     "quality": [],  # of MovieLens-100K, three seeds
     "recall": ["--set", f"folder={DEMO}"],
+    "int8": ["--set", f"folder={DEMO}"],
+    "scft": [],
+    "memory": [],
     "kills": [],
     "index": [],
     "catalogue": ["scale"],

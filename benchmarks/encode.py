@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.figures import machine, record
 from benchmarks.serving.servers import BATCH, embeddings, infinity
-from models.encoder import Encoder
+from models.encoder import Encoder, RuntimeDType
 from models.prompt import Prompt
 from training.config import read_config
 from training.fetch import llm_folder
@@ -54,6 +54,10 @@ def main() -> None:
         help="ours in batches of so many tokens, too",
     )  # fmt: skip
     parser.add_argument(
+        "--dtypes", choices=["float32", "int8"], nargs="+", default=[],
+        help="ours in these, too, beside the same others",
+    )  # fmt: skip
+    parser.add_argument(
         "--only", action="append", default=[], metavar="LABEL",
         help="beside ours this way alone (infinity, transformers …); may be repeated",
     )  # fmt: skip
@@ -70,6 +74,7 @@ def main() -> None:
     encoder = Encoder.load(llm, dtype="bfloat16")
     ours = Way("ours", "ours", encoder.encode)
     budgets = [budget_way(encoder, tokens) for tokens in given.budgets]
+    dtypes = [dtype_way(llm, dtype) for dtype in given.dtypes]
     others = [plain_transformers(llm), *sentence_transformers(llm)]
     server: AbstractContextManager[list[Way]] = nullcontext([])
     if given.infinity:
@@ -77,7 +82,7 @@ def main() -> None:
     with server as served:
         others += served
         others = [way for way in others if not given.only or way.label in given.only]
-        medians = measured([ours, *budgets, *others], prompts, given.rounds)
+        medians = measured([ours, *budgets, *dtypes, *others], prompts, given.rounds)
     print(f"{machine()}; bfloat16 ceiling {ceiling / 1e9:.0f} GFLOP/s")
     values = ours_alone(encoder, prompts, medians[ours.name], ceiling)
     print("| way | items/s | ours / it |\n|---|--:|--:|")
@@ -87,6 +92,12 @@ def main() -> None:
     unit = f"ratio of items/s, medians of {given.rounds}, {len(prompts)} prompts"
     for way in others:
         values[f"vs_{way.label}"] = (round(medians[way.name] / medians[ours.name], 3), unit)
+    for way in dtypes:
+        speed = len(prompts) / medians[way.name]
+        values[f"items_s_{way.label}"] = (round(speed, 1), "items/s")
+        for other in others:
+            ratio = medians[other.name] / medians[way.name]
+            values[f"{way.label}_vs_{other.label}"] = (round(ratio, 3), f"{unit}; it in bfloat16")
     for way, tokens in zip(budgets, given.budgets, strict=True):
         speed = len(prompts) / medians[way.name]
         padding = encoder.encode(prompts, tokens).padding
@@ -102,6 +113,7 @@ def told(given: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
     for name in ("config", "name", "prompts", "rounds"):
         value = getattr(given, name)
         command += f" --{name} {value}" if value != parser.get_default(name) else ""
+    command += " --dtypes " + " ".join(given.dtypes) if given.dtypes else ""
     command += " --infinity PYTHON" if given.infinity else ""
     command += " --source DIR" if given.source else ""
     command += "".join(f" --only {label}" for label in given.only)
@@ -136,6 +148,11 @@ def budget_way(encoder: Encoder, tokens: int) -> Way:
         str(tokens),
         lambda prompts: encoder.encode(prompts, tokens),
     )
+
+
+def dtype_way(llm: Path, dtype: RuntimeDType) -> Way:
+    """Ours in another dtype than bfloat16."""
+    return Way(f"ours, {dtype}", dtype, Encoder.load(llm, dtype=dtype).encode)
 
 
 def batches(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:

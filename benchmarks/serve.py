@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("scenario", choices=[*SCENARIOS, "all"])
     parser.add_argument("--bundle", type=Path, default=Path("runs/demo/bundle"))
     parser.add_argument("--infinity", help="python of an environment that holds infinity-emb")
+    parser.add_argument("--dtype", help="of `embed`, in place of the bundle's; names the figures")
+    parser.add_argument("--infinity-dtype", help="of infinity-emb; ours where it is not told")
     parser.add_argument("--seconds", type=float, help="of one measurement; default 10 to 60")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, help="where a scenario leaves it open")
@@ -69,7 +71,7 @@ def command(parser: argparse.ArgumentParser, given: argparse.Namespace, name: st
         if option in {"scenario", "dry_run"} or value == parser.get_default(option):
             continue
         shown = {"infinity": "PYTHON", "bundle": "BUNDLE"}.get(option, value)
-        told += f" --{option} {shown}"
+        told += f" --{option.replace('_', '-')} {shown}"
     return told
 
 

@@ -32,8 +32,8 @@ from models.encoder import (
     Encoded,
     Encoder,
     Tokens,
-    dtype_name,
 )
+from models.int8 import SCHEME, why_not_int8
 from models.item import Catalogue, Item, Popularity, read_items
 from models.llm import fingerprint, fingerprint_folder
 from models.manifest import (
@@ -110,7 +110,7 @@ class Bundle:
         self.scorer = scorer
         self.views: dict[str, ViewSpec] = {view.name: view for view in manifest.views}
         self.bundle_hash = manifest.bundle_hash
-        self.dtype = dtype_name(encoder.dtype)
+        self.dtype = encoder.runs_in
         self.encoder_hash = digest(
             {
                 "llm": manifest.llm.sha256,
@@ -124,7 +124,7 @@ class Bundle:
                 "max_tokens": manifest.max_tokens,
                 "attention": manifest.attention,
                 "dtype": self.dtype,
-                "quantisation": None,
+                "quantisation": SCHEME if self.dtype == "int8" else None,
             }
         )
         self._encoder = encoder
@@ -145,10 +145,14 @@ class Bundle:
                 the two differs by more than it does between some items.
 
         Raises:
-            BundleError: a file is missing, extra, truncated or changed, or the base LLM is
-                another than the one this bundle was trained with.
+            BundleError: a file is missing, extra, truncated or changed, the base LLM is
+                another than the one this bundle was trained with, or this machine cannot run it
+                in that dtype.
         """
         manifest = read_manifest(folder)
+        dtype = manifest.dtype if dtype == "auto" else dtype
+        if dtype == "int8" and (reason := why_not_int8()):
+            raise BundleError(f"{folder} cannot be opened here: {reason}")
         inside = folder / "llm"
         if manifest.llm.included:
             llm = inside
@@ -178,7 +182,7 @@ class Bundle:
         encoder = Encoder.load(
             llm,
             folder / "adapter" if manifest.adapter else None,
-            manifest.dtype if dtype == "auto" else dtype,
+            dtype,
             manifest.max_tokens,
             manifest.attention,
         )

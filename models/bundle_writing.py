@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from models.encoder import Attention
+from models.encoder import Attention, RuntimeDType
 from models.item import Catalogue, write_items
 from models.llm import defining_files, fingerprint_folder, sha256_of
 from models.manifest import (
@@ -79,7 +79,7 @@ def write_bundle(
     template: PromptTemplate,
     max_tokens: int,
     attention: Attention,
-    dtype: Literal["bfloat16", "float32"],
+    dtype: RuntimeDType,
     catalogue: Catalogue,
     llm_vectors: Floats,
     interactions: NDArray[np.int64],

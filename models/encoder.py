@@ -24,42 +24,46 @@ from transformers.cache_utils import (
 )
 
 from models import OutOfMemory
+from models.int8 import TEXTS, Int8Linear, exactly, quantise, why_not_int8
 from models.item import InvalidItem
-from models.llm import load_model, load_tokenizer, quiet_peft
+from models.llm import LLMError, load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt
 
 CPU = Path("/proc/cpuinfo")
-DTypeName = Literal["auto", "bfloat16", "float32"]
+RuntimeDType = Literal["bfloat16", "float32", "int8"]
+DTypeName = Literal["auto"] | RuntimeDType
 Attention = Literal["native", "bidirectional"]
 # CPU and CUDA allocators; "an illegal memory access" is another thing.
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 MAX_TOKENS = 512  # of the item's own text; attributes beyond are cut and reported
 BATCH_TOKENS = 1024  # more pads more
+TUNED_TOKENS = 512  # of a part of a step, which has fewer prompts to find alike ones among
+
+
+def settled_dtype(name: DTypeName = "auto") -> RuntimeDType:
+    """What an LLM runs in here, by the name that a manifest and a cache key know it by.
+
+    `auto` is bfloat16 where it is faster than float32, else float32: of CPUs on those with AMX, and
+    AMD's with AVX512_BF16. Others emulate bfloat16, or have it and are slower in it, as an Intel
+    Xeon with AVX512_BF16 alone is. int8 changes vectors, so it has to be asked for.
+    """
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    words = set(CPU.read_text().split()) if CPU.exists() else set()
+    fast = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
+    return "bfloat16" if fast else "float32"
 
 
 def runtime_dtype(name: DTypeName = "auto") -> torch.dtype:
-    """The dtype to run an LLM in; `auto` is bfloat16 where it is the faster one, else float32.
-
-    Of CPUs those with AMX, and AMD's with AVX512_BF16. Others emulate bfloat16, or have it and are
-    slower in it, as an Intel Xeon with AVX512_BF16 alone is.
-    """
-    if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    words = set(CPU.read_text().split()) if CPU.exists() else set()
-    fast = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
-    return torch.bfloat16 if fast else torch.float32
+    """The dtype to load an LLM in; of int8, what is around its linear maps, and what is tuned."""
+    return torch.bfloat16 if settled_dtype(name) == "bfloat16" else torch.float32
 
 
 def runtime_device() -> torch.device:
     """CUDA when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def dtype_name(dtype: torch.dtype) -> Literal["bfloat16", "float32"]:
-    """The name that a manifest and a cache key know this dtype by."""
-    return "bfloat16" if dtype == torch.bfloat16 else "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,15 +153,20 @@ class Encoder(nn.Module):
         """The encoder of an LLM folder, its LoRA adapter merged in fp32 before the cast to dtype.
 
         Raises:
-            LLMError: the folder holds no usable LLM.
+            LLMError: the folder holds no usable LLM, or it cannot run in that dtype here.
         """
         target = runtime_dtype(dtype)
+        if dtype == "int8" and (reason := why_not_int8()):
+            raise LLMError(reason)
         model = load_model(folder, torch.float32 if adapter else target)
         if adapter:
             with quiet_peft():
                 model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         model = model.to(device=runtime_device(), dtype=target).eval().requires_grad_(False)
-        return cls(model, load_tokenizer(folder), max_tokens, attention)
+        tokenizer = load_tokenizer(folder)
+        if dtype == "int8" and not quantise(model, [tokenizer(text).input_ids for text in TEXTS]):
+            raise LLMError(f"{folder}: {type(model).__name__} has no linear maps to make int8")
+        return cls(model, tokenizer, max_tokens, attention)
 
     @property
     def dim(self) -> int:
@@ -167,8 +176,15 @@ class Encoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the forward pass runs in."""
+        """What states are in."""
         return next(self.llm.parameters()).dtype
+
+    @property
+    def runs_in(self) -> RuntimeDType:
+        """What the forward pass runs in, by the name of settled_dtype."""
+        if any(isinstance(module, Int8Linear) for module in self.llm.modules()):
+            return "int8"
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     def _instruction(self, text: str) -> list[int]:
         if text not in self._instructions:
@@ -208,19 +224,26 @@ class Encoder(nn.Module):
 
     def _shared(self, batch: Sequence[Tokens]) -> "_Instruction | None":
         """The instruction that all prompts begin with, as read before; None where it cannot be."""
-        first = tuple(batch[0].ids[: -batch[0].own])
-        if torch.is_grad_enabled() or not first or self.attention != "native":
-            return None
-        if any(len(each.ids) - each.own != len(first) for each in batch) or any(
-            tuple(each.ids[: len(first)]) != first for each in batch
-        ):
+        first = self._alike(batch)
+        if torch.is_grad_enabled() or not first:
             return None
         if first not in self._read:
             tuned = any(weight.requires_grad for weight in self.llm.parameters())
             if tuned:  # what it says of the instruction changes with every step
                 return None
-            self._read[first] = _Instruction.read(self.llm, first)
+            # All that comes after reads what the opening tokens say, so in int8 these are exact.
+            with torch.inference_mode(), exactly(self.llm):
+                self._read[first] = _Instruction.read(self.llm, first)
         return self._read[first]
+
+    def _alike(self, batch: Sequence[Tokens]) -> tuple[int, ...]:
+        """The instruction that all prompts begin with; empty where nothing hangs on it alone."""
+        first = tuple(batch[0].ids[: -batch[0].own])
+        if self.attention != "native" or any(
+            tuple(each.ids[: -each.own]) != first for each in batch
+        ):
+            return ()
+        return first
 
     def states(self, batch: Sequence[Tokens], inputs: Sequence[Tensor] | None = None) -> Tensor:
         """The last layer's states of one batch, padded on the right: (B, T, D).
@@ -260,6 +283,32 @@ class Encoder(nn.Module):
             OutOfMemory: the batch does not fit.
         """
         shared = self._shared(batch) if inputs is None else None
+        return self._pooled(batch, shared, inputs)
+
+    def tuned(self, batch: Sequence[Tokens]) -> Tensor:
+        """As `forward`, of a batch of one step of tuning: (B, D) float32.
+
+        The instruction is read once a step, with gradients, and the items' own tokens in parts
+        of similar length, so that little is padding.
+
+        Raises:
+            OutOfMemory: a part does not fit.
+        """
+        first = self._alike(batch)
+        shared = _Instruction.read(self.llm, first) if first else None
+        lengths = [each.own if shared else len(each.ids) for each in batch]
+        parts = list(batches_by_length(lengths, TUNED_TOKENS))
+        vectors = torch.cat([self._pooled([batch[r] for r in rows], shared) for rows in parts])
+        order = torch.tensor([row for rows in parts for row in rows], device=vectors.device)
+        return vectors[order.argsort()]
+
+    def _pooled(
+        self,
+        batch: Sequence[Tokens],
+        shared: "_Instruction | None",
+        inputs: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """The mean over each prompt's own tokens: (B, D) float32."""
         states = self._own_states(batch, shared) if shared else self.states(batch, inputs)
         # Torch's default is everybody's, and another dtype while an LLM is loaded elsewhere.
         own = torch.zeros(*states.shape[:2], 1, dtype=torch.float32)
@@ -339,13 +388,15 @@ class _Instruction(Cache):
 
     @classmethod
     def read(cls, llm: Any, ids: Sequence[int]) -> "_Instruction | None":  # noqa: ANN401
-        """What an LLM keeps of these tokens; None where it keeps other things than those."""
+        """What an LLM keeps of these tokens, with gradients if they are on.
+
+        None where it keeps other things than those.
+        """
         if getattr(llm.config, "is_encoder_decoder", False) or not hasattr(llm, "layers"):
             return None
         cache = DynamicCache(config=llm.config)
         device = next(llm.parameters()).device
-        with torch.inference_mode():
-            llm(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
+        llm(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
         layers: list[Any] = cache.layers
         whole = all(
             type(layer) in {DynamicLayer, DynamicSlidingWindowLayer}

@@ -103,8 +103,11 @@ def find(source: str, revision: str | None = None) -> Path:
         ) from error
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def load_model(folder: Path, dtype: torch.dtype, **options: object) -> torch.nn.Module:
     """The decoder without its output layer, in evaluation mode. Runs no code from the folder.
+
+    Args:
+        options: further ones of transformers.
 
     Raises:
         LLMError: the folder holds no safetensors model that transformers knows.
@@ -112,7 +115,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     transformers_logging.disable_progress_bar()  # a second of loading needs none
     try:
         model: torch.nn.Module = AutoModel.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise LLMError(f"{folder} cannot be loaded as an LLM: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.encoder import Attention
+from models.encoder import Attention, RuntimeDType
 from models.llm import sha256_of
 from models.projection import Activation, InputScaling
 from models.prompt import PromptTemplate
@@ -96,7 +96,7 @@ class Manifest(BaseModel):
     pooling: Literal["mean"]
     max_tokens: int
     attention: Attention = Field(description="see models.encoder.Encoder")
-    dtype: Literal["bfloat16", "float32"] = Field(description="the stored LLM vectors ran in it")
+    dtype: RuntimeDType = Field(description="the stored LLM vectors ran in it")
     llm_dim: int
     projection: ProjectionSpec
     views: tuple[ViewSpec, ...] = Field(min_length=1)

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from models.encoder import dtype_name, runtime_dtype  # noqa: E402
+from models.encoder import settled_dtype  # noqa: E402
 from training.interactions import Interactions, leave_one_out  # noqa: E402
 from training.report import as_text  # noqa: E402
 
@@ -45,7 +45,7 @@ def say(text: str = "") -> None:
 def estimate() -> str:
     """How long this will take, by what the CPU can do."""
     cores = os.cpu_count() or 1
-    if dtype_name(runtime_dtype()) == "bfloat16":
+    if settled_dtype() == "bfloat16":
         return f"about {5 + 14 / cores:.0f} minutes on {cores} cores"
     return f"about {5 + 20 / cores:.0f} minutes on {cores} cores in float32, the faster dtype here"
 

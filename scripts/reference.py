@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from models.manifest import Manifest
+from scripts.scaling import scaling
 from service.__main__ import build_parser as service_parser
 from service.auth import is_open, scope_needed
 from service.errors import STATUS, openai_code, problem_type
@@ -356,4 +357,5 @@ PAGES = {
     "docs/reference/bundle.md": manifest,
     "docs/reference/api.md": api,
     "docs/reference/commands.md": commands,
+    "docs/scaling.md": scaling,
 }

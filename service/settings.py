@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     llm: DirectoryPath | None = Field(
         None, description="folder of the base LLM, for a bundle exported without it"
     )
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+    dtype: Literal["auto", "bfloat16", "float32", "int8"] = Field(
         "auto", description="what the LLM runs in; auto is what the bundle was encoded in"
     )
     store: StoreAddress = STORE

@@ -33,6 +33,7 @@ TERRITORY = {
     "torch": {"models", "training"},
     "transformers": {"models", "training"},
     "peft": {"models", "training"},
+    "accelerate": {"training"},
     "fastapi": {"service"},
     "starlette": {"service"},
     "uvicorn": {"service"},

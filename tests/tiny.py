@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from models.bundle_writing import TrainedView, write_bundle
-from models.encoder import Attention, Encoder
+from models.encoder import Attention, Encoder, RuntimeDType
 from models.item import Catalogue, Item
 from models.manifest import ProjectionSpec
 from models.neighbours import Neighbours
@@ -86,7 +85,7 @@ def write_tiny_bundle(
     seed: int = 0,
     include_llm: bool = True,
     attention: Attention = "native",
-    dtype: Literal["bfloat16", "float32"] = "float32",
+    dtype: RuntimeDType = "float32",
     template: PromptTemplate = TEMPLATE,
     views: Sequence[str] = ("text", "id"),
     width: int = DIM,

@@ -13,9 +13,11 @@ from training import JobError
 from training.command_line import DONE, FAILED, PROGRAM, STEPS, STOPPED, completion, parse
 
 if TYPE_CHECKING:
+    from training.processes import Processes
     from training.recipe import Run
 
 log = logging.getLogger("training")
+SHARED = {*STEPS, "run", "compare"}  # commands that several processes may do together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,14 +50,30 @@ def _guarded(given: argparse.Namespace, words: list[str]) -> int:
     from models.bundle import BundleError  # noqa: PLC0415
     from models.item import InvalidItem  # noqa: PLC0415
     from models.llm import LLMError  # noqa: PLC0415
+    from training.processes import ALONE, this_job  # noqa: PLC0415
 
+    job = this_job() if given.command in SHARED else ALONE
     try:
-        return _do(given, words)
+        if job.main:
+            return _led(job, given, words)
+        log.setLevel(logging.WARNING)
+        job.follow()
+        job.leave()
+        return DONE
     except OutOfMemory as error:
-        _tell(f"error: out of memory: {error}")
+        told = f"out of memory: {error}"
     except (JobError, LLMError, BundleError, InvalidItem, OSError) as error:
-        _tell(f"error: {error}")
+        told = str(error)
+    if job.first_to_fail():
+        _tell(f"error: {told}")
     return FAILED
+
+
+def _led(job: "Processes", given: argparse.Namespace, words: list[str]) -> int:
+    """Do it, and let the job's other processes go."""
+    status = _do(given, words)
+    job.leave()
+    return status
 
 
 def _tell(text: str) -> None:
@@ -64,8 +82,12 @@ def _tell(text: str) -> None:
 
 def _stopped(given: argparse.Namespace, words: list[str]) -> int:
     """Say how to go on."""
+    if int(os.environ.get("RANK", "0")):
+        return STOPPED  # the main process of several says it
     again = shlex.join([*PROGRAM.split(), *words])
-    if given.command in {*STEPS, "run", "compare"} and not getattr(given, "dry_run", False):
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        again = again.replace("python", "accelerate launch …", 1)
+    if given.command in SHARED and not getattr(given, "dry_run", False):
         _tell(f"\nstopped; nothing that was finished is lost. To go on where it was:\n  {again}")
     else:
         _tell("\nstopped")
@@ -195,4 +217,10 @@ def _report(run: "Run") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status and "TORCHELASTIC_RUN_ID" in os.environ:
+        # What connects this process to others waits for them while it is taken apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

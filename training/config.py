@@ -1,6 +1,7 @@
 """What a run is asked to do, as its TOML file says it: one frozen section per job."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,18 @@ class SCFT(_Section):
     epochs: float | None = Field(None, gt=0, description="without `steps`: passes over the items")
     minutes: float = Field(5.0, gt=0, description="without both: as many steps as fit in this time")
     batch_items: int = Field(32, ge=2, description="items of one step; of copies, two each")
+    chunk_items: int | None = Field(
+        None,
+        ge=2,
+        description="of those, as many as a process reads at once, where memory is scarce: each is "
+        "then read twice; None: its whole share",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute the layers a second time, in place of keeping what they gave"
+    )
+    quantise: Literal["4bit"] | None = Field(
+        None, description="the LLM's own weights while it is tuned; only with CUDA and bitsandbytes"
+    )
     loss: ContrastiveLoss = Field(
         "infonce", description="cosine InfoNCE, or the paper's soft-target loss"
     )
@@ -124,9 +137,14 @@ class SCFT(_Section):
     )
 
     @model_validator(mode="after")
-    def _upper_layers_have_no_dropout(self) -> "SCFT":
-        if self.objective == "places" and self.layers and self.lora_dropout:
+    def _upper_layers_are_run_as_they_are(self) -> "SCFT":
+        if self.objective != "places" or not self.layers:
+            return self
+        if self.lora_dropout:
             raise ValueError('lora_dropout must be 0 where objective = "places" with layers')
+        for name in ("gradient_checkpointing", "quantise"):
+            if getattr(self, name):
+                raise ValueError(f'{name} does not go with objective = "places" with layers')
         return self
 
 
@@ -299,6 +317,18 @@ class RunConfig(_Section):
     rat: RAT = RAT()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
+
+    def facts(self, *sections: str) -> dict[str, Any]:
+        """Sections, as JSON, by which results that depend on them are known.
+
+        How memory is spent changes no result but its last digits, and is left out. So is, at its
+        default, what became a setting later, and what was made before stays valid.
+        """
+        unsaid = {"chunk_items", "gradient_checkpointing"}
+        if self.scft.quantise is None:
+            unsaid.add("quantise")
+        told = self.model_dump_json(include=set(sections), exclude={"scft": unsaid})
+        return json.loads(told)  # type: ignore[no-any-return]
 
 
 def read_config(

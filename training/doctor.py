@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 import torch
 from safetensors import SafetensorError, safe_open
 
-from models.encoder import CPU, DTypeName, dtype_name, runtime_dtype
+from models.encoder import CPU, DTypeName, settled_dtype
+from models.int8 import why_not_int8
 from models.llm import DEFINING
 from training.config import RunConfig, read_config
 from training.fetch import LLMS
@@ -127,7 +128,12 @@ def _hardware() -> Finding:
 def _dtype(config: RunConfig | None) -> Finding:
     """What the LLM would run in, and why."""
     asked: DTypeName = config.llm.dtype if config else "auto"
-    picked = dtype_name(runtime_dtype())
+    if asked == "int8":
+        reason = why_not_int8()
+        if reason:
+            return Finding("problem", "dtype", f"llm.dtype is int8: {reason}")
+        return Finding("OK", "dtype", "int8, which the CPU multiplies at once")
+    picked = settled_dtype()
     flags = set(CPU.read_text().split()) if CPU.exists() else set()
     if torch.cuda.is_available():
         why = "the GPU has it" if picked == "bfloat16" else "the GPU has no bfloat16"

@@ -18,7 +18,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-from models.encoder import Encoder, dtype_name, runtime_dtype
+from models.encoder import Encoder, settled_dtype
 from models.item import Catalogue
 from training import JobError
 from training.config import RunConfig
@@ -36,7 +36,7 @@ def encode(run: Run) -> Step:
         JobError: the LLM gives a vector that is not finite.
     """
     config = run.config
-    dtype = dtype_name(runtime_dtype(config.llm.dtype))
+    dtype = settled_dtype(config.llm.dtype)
     step = run.step("encode", dtype=dtype)
     if step.done:
         return step

@@ -90,7 +90,10 @@ def _write_model(run: Run, trained: Trained, folder: Path) -> None:
             f'llm.attention is "{config.llm.attention}", which sentence-transformers cannot be told'
         )
     # In what the catalogue's vectors were made with: others lie beside them, not among them.
-    encoder = RunLLM.of(run).load(run.finished("encode").facts["dtype"])
+    dtype = run.finished("encode").facts["dtype"]
+    if dtype == "int8":
+        raise JobError('llm.dtype is "int8", which sentence-transformers cannot be told')
+    encoder = RunLLM.of(run).load(dtype)
     encoder.llm.save_pretrained(folder)  # type: ignore[operator]
     tokenizer = encoder.tokenizer
     tokenizer.padding_side = "right"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.encoder import CPU, dtype_name, runtime_dtype
+from models.encoder import CPU, settled_dtype
 
 GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup")
@@ -70,7 +70,7 @@ def machine() -> dict[str, str | int | float | None]:
         "cores": cores(),
         "memory_gib": round(memory().total / GIB, 1),
         "gpu": gpu,
-        "dtype": dtype_name(runtime_dtype()),
+        "dtype": settled_dtype(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

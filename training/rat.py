@@ -26,7 +26,7 @@ from models.manifest import ProjectionSpec
 from models.neighbours import Neighbours
 from models.projection import PRINCIPAL, Projection
 from training import JobError
-from training.config import RAT, RunConfig, SequenceSpec
+from training.config import RAT, RunConfig, SequenceSpec, TextView
 from training.content import content_view
 from training.encode import read_llm_vectors, read_untuned_vectors
 from training.interactions import Split
@@ -36,7 +36,6 @@ from training.prepare import read_cold, read_prepared, split_digest
 from training.ranking import Ranker
 from training.recipe import Run, Step
 from training.views import (
-    Align,
     HybridTable,
     IdTable,
     Table,
@@ -189,25 +188,38 @@ def _train(
         shutil.copytree(shared.folder, step.folder / name, ignore=kept)
 
 
-def _alignment(step: Step, config: RAT, split: Split) -> Align:
-    """Text and id vectors of one item belong together; the id side is frozen.
+class Alignment:
+    """The loss by which text and id vectors of one item belong together; the id side is frozen.
 
     Each item of a batch counts once, however often it stands there.
+
+    Args:
+        collaborative: (n, D) vectors of the id side.
+        counts: (n + 1,) interactions in training, by row.
     """
-    name, text = teacher_of(config), config.text
-    teacher = read_view(name, sequence_spec(config, name), split, step.folder / name)
-    collaborative = torch.from_numpy(teacher.items)
-    chances = torch.from_numpy(np.maximum(split.counts, 1.0)) ** text.alignment_popularity
 
-    def align(rows: NDArray[np.int64], vectors: Tensor) -> Tensor:
+    def __init__(
+        self, collaborative: NDArray[np.float32], counts: NDArray[np.int64], spec: TextView
+    ) -> None:
+        self.collaborative = torch.from_numpy(collaborative)
+        self.chances = torch.from_numpy(np.maximum(counts, 1.0)) ** spec.alignment_popularity
+        self.spec = spec
+
+    def __call__(self, rows: NDArray[np.int64], vectors: Tensor) -> Tensor:
+        """Of unique rows (m,) and their text vectors (m, D)."""
+        spec = self.spec
         places = torch.from_numpy(rows)
-        some = torch.multinomial(chances[places], min(len(rows), ALIGNED_ITEMS))
-        other = collaborative[places[some] - 1].to(vectors.device)
+        some = torch.multinomial(self.chances[places], min(len(rows), ALIGNED_ITEMS))
+        other = self.collaborative[places[some] - 1].to(vectors.device)
         left = vectors[some.to(vectors.device)]
-        loss = contrastive(text.alignment_loss, left, other, text.alignment_temperature)
-        return text.alignment * loss
+        loss = contrastive(spec.alignment_loss, left, other, spec.alignment_temperature)
+        return spec.alignment * loss
 
-    return align
+
+def _alignment(step: Step, config: RAT, split: Split) -> Alignment:
+    name = teacher_of(config)
+    teacher = read_view(name, sequence_spec(config, name), split, step.folder / name)
+    return Alignment(teacher.items, split.counts, config.text)
 
 
 def trained_views(config: RunConfig) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.encoder import DTypeName, Encoder, dtype_name, runtime_dtype
+from models.encoder import DTypeName, Encoder, RuntimeDType, settled_dtype
 from models.llm import fingerprint_folder, sha256_of
 from training.config import LLM
 from training.fetch import llm_folder
@@ -46,9 +46,9 @@ class RunLLM(NamedTuple):
         return cls(llm_folder(llm.path, llm.revision, run.cache), None, llm)
 
     @property
-    def dtype(self) -> DTypeName:
+    def dtype(self) -> RuntimeDType:
         """What it runs in on this machine."""
-        return dtype_name(runtime_dtype(self.spec.dtype))
+        return settled_dtype(self.spec.dtype)
 
     def facts(self) -> dict[str, Any]:
         """All that a prompt's vector depends on beside the prompt."""

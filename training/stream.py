@@ -208,6 +208,9 @@ def read_chunk(chunk: Chunk) -> Iterator[Item | InvalidItem]:
     if rows is not None:
         for number, row in enumerate(rows, chunk.first):
             where = f"{name}:row {number}"
+            if isinstance(row, str):
+                yield InvalidItem(f"{where}: {row}: not UTF-8")
+                continue
             try:
                 if row.get("item_id") is None:
                     raise InvalidItem(f"{where}: item_id is empty")
@@ -226,8 +229,12 @@ def read_chunk(chunk: Chunk) -> Iterator[Item | InvalidItem]:
                 yield error
 
 
-def _rows(chunk: Chunk) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file, of the row groups that hold them alone."""
+def _rows(chunk: Chunk) -> Iterator[dict[str, Any] | str]:
+    """Rows of a Parquet file, of the row groups that hold them alone.
+
+    In the place of a row with a text that is no UTF-8, which Parquet does not look for, the
+    column's name.
+    """
     with fsspec.open(chunk.url, "rb") as source:
         file = pq.ParquetFile(source)
         if "item_id" not in file.schema_arrow.names:
@@ -238,7 +245,25 @@ def _rows(chunk: Chunk) -> Iterator[dict[str, Any]]:
             if begin < chunk.stop and end > chunk.start:
                 table = file.read_row_group(group)
                 first, last = max(chunk.start - begin, 0), min(chunk.stop, end) - begin
-                yield from table.slice(first, last - first).to_pylist()
+                yield from _told(table.slice(first, last - first))
+
+
+def _told(table: pa.Table) -> Iterator[dict[str, Any] | str]:
+    try:
+        yield from table.to_pylist()
+        return
+    except UnicodeDecodeError:  # before the first row
+        pass
+    for number in range(table.num_rows):
+        row = table.slice(number, 1)
+        for name in table.column_names:
+            try:
+                row[name].to_pylist()
+            except UnicodeDecodeError:
+                yield name
+                break
+        else:
+            yield row.to_pylist()[0]
 
 
 def tokenise_chunk(
@@ -378,10 +403,20 @@ class Shards:
         return found
 
     def told(self, chunk: Chunk) -> dict[str, int]:
-        """What a shard that is there says of itself: items, tokens, cut and rejected."""
-        with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
-            footer = pq.ParquetFile(shard).metadata
-        return {"items": footer.num_rows, **json.loads(footer.metadata[b"llmemb"])}
+        """What a shard that is there says of itself: items, tokens, cut and rejected.
+
+        Raises:
+            JobError: it is damaged.
+        """
+        try:
+            with self.fs.open(f"{self.root}/{chunk.shard}.parquet", "rb") as shard:
+                footer = pq.ParquetFile(shard).metadata
+            return {"items": footer.num_rows, **json.loads(footer.metadata[b"llmemb"])}
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+            raise JobError(
+                f"encode: {chunk.shard}.parquet in {self.output} cannot be read ({error}); delete "
+                "it and run the same command again"
+            ) from None
 
     def finish(self, chunks: Sequence[Chunk]) -> dict[str, int]:
         """Write what there is in all into done.json, and take away what writers left that died."""

@@ -34,9 +34,15 @@ def upper_linears(llm: nn.Module, upper: int) -> list[str]:
     ]
 
 
-def _layers(llm: nn.Module, upper: int) -> nn.ModuleList:
+def layers_of(llm: nn.Module) -> nn.ModuleList | None:
+    """The layers of a decoder; None of anything else."""
     layers = getattr(llm, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+    return layers if isinstance(layers, nn.ModuleList) else None
+
+
+def _layers(llm: nn.Module, upper: int) -> nn.ModuleList:
+    layers = layers_of(llm)
+    if layers is None:
         raise JobError(
             f"scft.layers={upper}: {type(llm).__name__} is no decoder; leave scft.layers out"
         )

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from training.config import SequenceSpec
 from training.interactions import Split
 from training.losses import next_item_loss
 from training.metrics import ndcg
+from training.processes import ALONE, Processes, this_job
 from training.ranking import Ranker
 from training.recipe import Step
 
@@ -144,7 +146,8 @@ def train_view(
 ) -> TrainedView:
     """Train one view until its validation NDCG@10 stops rising; the best epoch's view.
 
-    A training that was killed goes on from its last whole epoch, and ends as it would have.
+    A training that was killed goes on from its last whole epoch, and ends as it would have. Where
+    the job has several processes, each reads its share of every batch's histories.
     Writes best.safetensors, model.safetensors, view.safetensors (items, present) and, for a table
     that any item has a vector of, projection.safetensors into the step's folder.
 
@@ -155,29 +158,20 @@ def train_view(
     Raises:
         JobError: the loss is no number any more.
     """
-    folder = step.folder
-    torch.manual_seed(seed)
-    model = build(spec.model, spec.dim, spec.max_history, **spec.options)
-    table.reset_parameters()
-    device = runtime_device()
-    both = nn.ModuleDict({"table": table, "model": model}).to(device)
-    optimiser = torch.optim.AdamW(
-        both.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-    )
+    folder, job = step.folder, this_job()
+    job.lead(follow_view, table, spec, split, seed, align)
+    training = _Training(table, spec, split, seed, align, job)
+    both, model = training.both, training.model
     epoch, best, since = 0, -1.0, 0
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        both.load_state_dict(saved["weights"])
-        optimiser.load_state_dict(saved["optimiser"])
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        training.take(saved)
         epoch, best, since = saved["epoch"], saved["best"], saved["since"]
     trained = split.counts[1:] > 0
     bar = tqdm(total=spec.max_epochs, initial=epoch, desc=f"rat: {name} view", unit="epoch")
     while epoch < spec.max_epochs and since < spec.patience:
-        # Cosine decay: the last epochs settle, so less hangs on which one is picked.
-        for group in optimiser.param_groups:
-            group["lr"] = spec.learning_rate * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2
-        loss = _epoch(table, model, optimiser, spec, split, [seed, epoch], align)
+        loss = training.epoch(epoch)
         if not np.isfinite(loss):
             raise JobError(f"rat: the {name} view's loss is {loss} in epoch {epoch}")
         view = _view(name, table, model, spec, split)
@@ -194,7 +188,7 @@ def train_view(
         step.log(view=name, epoch=epoch, loss=round(loss, 5), validation_ndcg10=round(reached, 5))
         facts = {
             "weights": both.state_dict(),
-            "optimiser": optimiser.state_dict(),
+            "optimiser": training.optimiser.state_dict(),
             "epoch": epoch,
             "best": best,
             "since": since,
@@ -204,6 +198,7 @@ def train_view(
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", validation=f"{reached:.4f}", best=f"{best:.4f}")
     bar.close()
+    job.end()
     both.load_state_dict(load_tensors(folder / "best.safetensors"))
     both.to("cpu")
     view = _view(name, table, model, spec, split)
@@ -214,6 +209,58 @@ def train_view(
     step.finish(epochs=epoch, validation_ndcg10=round(best, 5))
     checkpoint.unlink(missing_ok=True)
     return view
+
+
+class _Training:
+    """A table and a sequence model as they are trained, the same in every process."""
+
+    def __init__(
+        self,
+        table: Table,
+        spec: SequenceSpec,
+        split: Split,
+        seed: int,
+        align: Align | None,
+        job: Processes,
+    ) -> None:
+        self.table, self.spec, self.split, self.seed = table, spec, split, seed
+        self.align, self.job = align, job
+        torch.manual_seed(seed)
+        self.model = build(spec.model, spec.dim, spec.max_history, **spec.options)
+        table.reset_parameters()
+        both = nn.ModuleDict({"table": table, "model": self.model}).to(runtime_device())
+        self.both = both
+        job.same([weight.data for weight in both.parameters()])
+        self.optimiser = torch.optim.AdamW(
+            both.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )
+
+    def take(self, saved: dict[str, Any]) -> None:
+        """Be as a checkpoint says."""
+        self.job.tell(("take", saved))
+        self.both.load_state_dict(saved["weights"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+
+    def epoch(self, number: int) -> float:
+        """One pass over the training histories; the mean loss."""
+        self.job.tell(("epoch", number))
+        spec = self.spec
+        # Cosine decay: the last epochs settle, so less hangs on which one is picked.
+        for group in self.optimiser.param_groups:
+            decay = (1 + math.cos(math.pi * number / spec.max_epochs)) / 2
+            group["lr"] = spec.learning_rate * decay
+        seed = [self.seed, number]
+        return _epoch(
+            self.table, self.model, self.optimiser, spec, self.split, seed, self.align, self.job
+        )
+
+
+def follow_view(
+    table: Table, spec: SequenceSpec, split: Split, seed: int, align: Align | None
+) -> None:
+    """What a process does that trains a view along with the main one; as train_view's."""
+    job = this_job()
+    job.follow_on(_Training(table, spec, split, seed, align, job))
 
 
 def epoch_seconds(spec: SequenceSpec, split: Split) -> float:
@@ -271,8 +318,14 @@ def _epoch(
     split: Split,
     seed: list[int],
     align: Align | None,
+    job: Processes = ALONE,
 ) -> float:
-    """One pass over the training histories; the mean loss."""
+    """One pass over the training histories; the mean loss.
+
+    Of several processes each computes the whole batch's item vectors, which costs little, and
+    what its share of the histories asks of them; gradients by the vectors are summed up, so what
+    is exchanged does not grow with the catalogue.
+    """
     random = np.random.default_rng(seed)
     torch.manual_seed(int(random.integers(2**31)))
     table.train()
@@ -280,34 +333,62 @@ def _epoch(
     device = next(model.parameters()).device
     trained = np.flatnonzero(split.counts)
     losses = []
-    for batch in batches(windows(split.train, spec.max_history, random), spec.batch_tokens, random):
+    pieces = windows(split.train, spec.max_history, random)
+    for number, batch in enumerate(batches(pieces, spec.batch_tokens, random)):
         drawn = trained if spec.loss == "softmax" else random.choice(trained, spec.negatives)
         # Every distinct item of the batch goes through the table once.
         unique, places = np.unique(np.concatenate([batch.ravel(), drawn]), return_inverse=True)
+        job.seed(*seed, number)
         vectors = table(torch.from_numpy(unique).to(device))  # (m, D)
-        place = torch.from_numpy(places[: batch.size]).view(batch.shape).to(device)
-        valid = torch.from_numpy(batch > 0).to(device)
-        states, found = model.predictions(vectors[place], valid)  # type: ignore[operator]
-        if spec.temperature:
-            states = functional.normalize(states, dim=-1) / spec.temperature
-        target = place.flatten()[found]  # (P,)
+        read = vectors.detach().requires_grad_()
+        job.seed(*seed, number, job.index + 1)
+        mine = job.share(len(batch))
+        place = torch.from_numpy(places[: batch.size].reshape(batch.shape)[mine]).to(device)
+        valid = torch.from_numpy(batch[mine] > 0).to(device)
         others = torch.from_numpy(places[batch.size :]).to(device)  # (N,)
-        loss = next_item_loss(
-            spec.loss,
-            states,
-            vectors[target],
-            vectors[others],
-            target[:, None] == others[None],
-            len(trained),
-        )
-        if align is not None:
+        asked, loss = 0, 0 * read.sum()
+        if len(mine):  # a batch of one long history leaves the others nothing
+            asked, loss = _loss(model, read, place, valid, others, spec, len(trained))
+        loss = loss * job.part_of_all(asked, device)
+        if align is not None and job.main:
             known = np.flatnonzero(unique)
-            loss = loss + align(unique[known], vectors[torch.from_numpy(known).to(device)])
+            loss = loss + align(unique[known], read[torch.from_numpy(known).to(device)])
         optimiser.zero_grad()
         loss.backward()
+        job.sum_gradients([read, *model.parameters()])
+        if vectors.requires_grad:
+            vectors.backward(read.grad)
         optimiser.step()
         losses.append(float(loss.detach()))
-    return float(np.mean(losses))
+    return float(job.sum(torch.tensor(np.mean(losses), device=device)))
+
+
+def _loss(
+    model: nn.Module,
+    vectors: Tensor,
+    place: Tensor,
+    valid: Tensor,
+    others: Tensor,
+    spec: SequenceSpec,
+    items: int,
+) -> tuple[int, Tensor]:
+    """How many predictions some histories ask for (P), and their mean loss.
+
+    Args:
+        vectors: (m, D) of the batch's items and the negatives.
+        place: (B, L) where in `vectors` an item of a history is.
+        valid: (B, L) where a history has one.
+        others: (N,) where in `vectors` the negatives are.
+        items: that negatives were drawn from.
+    """
+    states, found = model.predictions(vectors[place], valid)  # type: ignore[operator]
+    if spec.temperature:
+        states = functional.normalize(states, dim=-1) / spec.temperature
+    target = place.flatten()[found]  # (P,)
+    collides = target[:, None] == others[None]
+    positives, negatives = vectors[target], vectors[others]
+    loss = next_item_loss(spec.loss, states, positives, negatives, collides, items)
+    return len(target), loss
 
 
 def _view(

@@ -67,11 +67,13 @@ def embed_misses(given: argparse.Namespace) -> Figures:
     films = Films(given.bundle)
     found: dict[str, list[Shots]] = {"ours": [], "infinity-emb": []}
     with ExitStack() as running:
-        us = running.enter_context(ours(given.bundle))
-        dtype = us.ask("/info")["dtype"]  # the faster one on this machine; both run in it
+        asked_for = {"dtype": given.dtype} if given.dtype else {}
+        us = running.enter_context(ours(given.bundle, **asked_for))
+        dtype = us.ask("/info")["dtype"]
+        theirs = given.infinity_dtype or dtype  # it has no int8
         other = None
         if given.infinity:
-            them = infinity(given.infinity, given.bundle / "llm", dtype=dtype)
+            them = infinity(given.infinity, given.bundle / "llm", dtype=theirs)
             other = running.enter_context(them)
         warming = films.fresh(64)
         fired([embed([film]) for film in warming], us.port, clients=CLIENTS)
@@ -104,13 +106,15 @@ def embed_misses(given: argparse.Namespace) -> Figures:
     if len(speed) < 2:
         print("without --infinity there is nothing to compare with; nothing to record")
         return {}
-    unit = f"{CLIENTS} single-item clients, all misses, {dtype}, medians of {given.rounds} rounds"
+    unit = f"{CLIENTS} single-item clients, all misses, medians of {given.rounds} rounds"
+    unit += f"; {dtype}" if dtype == theirs else f"; {dtype} and {theirs}"
+    label = f"_{dtype}" if given.dtype else ""
     return {
-        "serve.vs_infinity": (
+        f"serve.vs_infinity{label}": (
             round(speed["ours"] / speed["infinity-emb"], 3),
             f"ratio of items/s, {speed['ours']:.1f} and {speed['infinity-emb']:.1f}; {unit}",
         ),
-        "serve.p99_vs_infinity": (
+        f"serve.p99_vs_infinity{label}": (
             round(late["ours"] / late["infinity-emb"], 3),
             f"ratio of p99, {late['ours']:.0f} and {late['infinity-emb']:.0f} ms; {unit}",
         ),

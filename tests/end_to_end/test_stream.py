@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.encoder import Encoded, Encoder
+from models.int8 import why_not_int8
 from models.item import Item
 from tests.end_to_end.conftest import write_config
 from tests.tiny import films
@@ -194,6 +196,69 @@ def test_a_line_that_is_no_item_ends_the_run_or_is_listed(
     assert json.loads((tmp_path / "all" / "done.json").read_text())["rejected"] == 1
 
 
+@pytest.mark.parametrize("line", [b'{"item_id": "9", "attributes": {"title": "caf\xe9"}}'])
+def test_a_text_that_is_no_utf_8_is_told_with_its_line(
+    config: Path, tmp_path: Path, line: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "items.jsonl"
+    lines.write_bytes(line + b"\n")
+
+    assert main(command(config, lines, tmp_path / "out")) == 1
+
+    told = capsys.readouterr().err
+    assert "items.jsonl:1: " in told
+    assert "utf-8" in told
+
+
+def test_a_row_of_parquet_that_is_no_utf_8_ends_the_run_or_is_listed(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"film {number}".encode() for number in range(20)]
+    texts[17] = b"caf\xe9"
+    columns = {
+        "item_id": pa.array([str(number) for number in range(20)]),
+        "title": pa.array(texts, pa.binary()).view(pa.string()),  # Arrow does not look
+    }
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+
+    assert main(command(config, tmp_path / "items.parquet", tmp_path / "out")) == 1
+    told = capsys.readouterr().err
+    assert "items.parquet:row 18: title: not UTF-8" in told
+    assert "--skip-unusable" in told
+    assert len(read(tmp_path / "out")) == 16  # the shard before it stays
+
+    again = command(config, tmp_path / "items.parquet", tmp_path / "all", "--skip-unusable")
+    assert main(again) == 0
+    assert read(tmp_path / "all").keys() == {str(number) for number in range(20)} - {"17"}
+    rejected = (tmp_path / "all" / "00000001.rejected.jsonl").read_text()
+    assert "row 18: title: not UTF-8" in json.loads(rejected)["error"]
+
+
+def test_a_prompt_beyond_the_limit_is_cut_from_its_end_and_the_item_says_so(
+    config: Path, tmp_path: Path
+) -> None:
+    title, plot = "t" * 20, "p" * 100
+    items = [
+        Item(item_id="long", attributes={"plot": plot, "title": title}),
+        Item(item_id="short", attributes={"title": title}),
+        Item(item_id="title too long", attributes={"plot": plot, "title": "t" * 100}),
+    ]
+    lines = write_lines(tmp_path / "items.jsonl", items)
+    limits = ["--set", "llm.max_tokens=40", "--set", 'template.priority=["title"]']
+
+    assert main(command(config, lines, tmp_path / "out", *limits)) == 0
+
+    (shard,) = (tmp_path / "out").glob("*.parquet")
+    table = pq.read_table(shard).to_pydict()
+    assert dict(zip(table["item_id"], table["cut"], strict=True)) == {
+        "long": ["plot"],
+        "short": [],
+        "title too long": ["title", "plot"],
+    }
+    assert max(table["tokens"]) == 40
+    assert json.loads((tmp_path / "out" / "done.json").read_text())["cut"] == 2
+
+
 def test_a_folder_of_other_vectors_is_left_alone(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +273,23 @@ def test_a_folder_of_other_vectors_is_left_alone(
     (tmp_path / "mine" / "thesis.txt").touch()
     assert main(command(config, lines, tmp_path / "mine")) == 1
     assert "no encode wrote it" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(why_not_int8() is not None, reason="no VNNI")
+def test_vectors_in_int8_are_not_mixed_with_others(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(20))
+    assert main(command(config, lines, tmp_path / "out", "--set", "llm.dtype=int8")) == 0
+    assert json.loads((tmp_path / "out" / "encode.json").read_text())["dtype"] == "int8"
+
+    assert main(command(config, lines, tmp_path / "out")) == 1
+    assert "holds vectors of another dtype" in capsys.readouterr().err
+
+    assert main(command(config, lines, tmp_path / "exact")) == 0
+    exact, found = (np.array([*read(tmp_path / name).values()]) for name in ("exact", "out"))
+    lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
+    assert 0.998 < ((exact * found).sum(axis=1) / lengths).min() < 0.9999999
 
 
 def test_items_that_changed_are_not_taken_for_those_before(
@@ -308,6 +390,68 @@ def test_a_full_disk_is_told_and_what_is_there_stays(
     assert len(read(tmp_path / "out")) == 16
 
     assert main(command(config, lines, tmp_path / "out")) == 0
+    assert len(read(tmp_path / "out")) == 40
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that holds 256 KiB, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_keeps_whole_shards_and_is_gone_on_with(
+    config: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write_lines(tmp_path / "items.jsonl", many(2000))
+    other = small_disk / "other"
+    other.write_bytes(bytes(160 << 10))
+
+    assert main(command(config, lines, small_disk / "out")) == 1
+
+    told = capsys.readouterr().err
+    assert re.search(r"000000\d\d.parquet cannot be written .*No space left on device", told)
+    assert "run the same command again" in told
+    before = read(small_disk / "out")
+    assert 0 < len(before) < 2000
+    assert not (small_disk / "out" / "done.json").exists()
+
+    other.unlink()
+    grown = subprocess.run(
+        ["mount", "-o", "remount,size=8m", str(small_disk)], capture_output=True, check=False
+    )
+    assert grown.returncode == 0
+    assert main(command(config, lines, small_disk / "out")) == 0
+    after = read(small_disk / "out")
+    assert len(after) == 2000
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("left", [b"", b"PAR1 half of it"])
+def test_a_damaged_shard_is_named_and_made_anew(
+    config: Path, tmp_path: Path, left: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(config, write_lines(tmp_path / "items.jsonl", many(40)), tmp_path / "out")
+    assert main(arguments) == 0
+    shard = tmp_path / "out" / "00000001.parquet"
+    shard.write_bytes(left)
+
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert "00000001.parquet" in told
+    assert "delete it and run the same command again" in told
+
+    shard.unlink()
+    assert main(arguments) == 0
     assert len(read(tmp_path / "out")) == 40
 
 

@@ -83,6 +83,31 @@ def test_an_llm_that_is_tuned_reads_everything_each_time(tiny_llm: Path) -> None
     assert np.abs(after - before).max() > 1e-3
 
 
+def test_a_step_of_tuning_reads_an_instruction_once_and_has_the_gradients_of_the_whole(
+    tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TUNED_TOKENS", 12)
+    encoder = Encoder.load(tiny_llm, dtype="float32")
+    encoder.llm.requires_grad_(True)
+    tokens = encoder.tokenise([Prompt("abc", body, ()) for body in ("de", "fghijk", "l", "mnopq")])
+    weights = torch.arange(4 * encoder.dim).view(4, -1) % 7.0
+
+    (encoder(tokens) * weights).sum().backward()
+    expected = {name: weight.grad for name, weight in encoder.llm.named_parameters()}
+    encoder.llm.zero_grad()
+    read = []
+    encoder.llm.register_forward_pre_hook(
+        lambda _module, _inputs, named: read.append(named["input_ids"].shape), with_kwargs=True
+    )
+    vectors = encoder.tuned(tokens)
+    (vectors * weights).sum().backward()
+
+    assert read == [(1, 3), (2, 6), (2, 2)]
+    torch.testing.assert_close(vectors, encoder(tokens), atol=1e-5, rtol=1e-4)
+    for name, weight in encoder.llm.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name], atol=1e-4, rtol=1e-3)
+
+
 def test_a_vector_is_the_mean_over_the_items_own_tokens(encoder: Encoder) -> None:
     prompt = Prompt("ab", "cde", (("title", 3),))
     ids = torch.tensor([encoder.tokenizer("abcde")["input_ids"]])

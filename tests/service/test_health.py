@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle
+from models.int8 import why_not_int8
 from models.manifest import BundleError
 from service.app import create_app
 from service.metrics import Metrics
@@ -120,6 +121,17 @@ def test_the_self_test_compares_alone_together_and_exported(
     bundle = Bundle.open(tiny_bundle, dtype="float32")
     bundle.llm_vectors = bundle.llm_vectors + np.float32(0.2)
     with pytest.raises(BundleError, match=r"other vectors here.*LLMEMB_DTYPE at auto"):
+        check_encoder(bundle)
+
+
+@pytest.mark.skipif(why_not_int8() is not None, reason="no VNNI")
+def test_the_self_test_knows_how_near_an_int8_vector_is(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, dtype="int8")
+
+    assert 0.995 < check_encoder(bundle) < 0.9999999
+
+    bundle.llm_vectors = bundle.llm_vectors + np.float32(0.2)
+    with pytest.raises(BundleError, match=r"0.995 is the least"):
         check_encoder(bundle)
 
 

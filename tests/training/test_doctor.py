@@ -9,6 +9,7 @@ from redis import Redis
 from tests.service.conftest import RedisServer
 from training import doctor as module
 from training.__main__ import main
+from training.config import read_config
 from training.doctor import damaged, findings
 from training.doctor import redis as redis_found
 
@@ -99,6 +100,27 @@ def test_little_memory_and_disk_are_problems_that_say_what_to_do(
     assert told["disk"].grade == told["memory"].grade == "problem"
     assert "make room" in told["disk"].told
     assert "1.0 of 8.0 GiB free" in told["memory"].told
+
+
+@pytest.mark.parametrize(
+    ("flags", "grade", "told"),
+    [
+        ("avx512_vnni", "OK", "int8, which the CPU multiplies at once"),
+        ("avx2", "problem", "llm.dtype is int8: int8 needs a CPU with AVX512_VNNI"),
+    ],
+)
+def test_int8_is_a_problem_where_the_cpu_cannot_multiply_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, grade: str, told: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}")
+    monkeypatch.setattr("models.int8.CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = read_config(Path("training/configs/ml-100k.toml"), ["llm.dtype=int8"], None)
+
+    found = module._dtype(config)
+
+    assert found.grade == grade
+    assert told in found.told
 
 
 def test_more_threads_than_cores_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

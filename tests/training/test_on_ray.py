@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import OutOfMemory
-from models.encoder import Encoded, dtype_name, runtime_dtype
+from models.encoder import Encoded, settled_dtype
 from models.prompt import PromptTemplate
 from training import on_ray
 from training.config import LLM
@@ -104,7 +104,7 @@ def test_what_workers_are_told_is_the_same_in_every_folder_and_on_every_node(
     llm = RunLLM(Path(tiny_llm.name), None, LLM(path=tiny_llm.name)).settled()
 
     assert llm.folder == tiny_llm
-    assert llm.spec.dtype == dtype_name(runtime_dtype())
+    assert llm.spec.dtype == settled_dtype()
     monkeypatch.chdir(tmp_path)
     assert Shards("out").url == f"file://{tmp_path}/out"
     assert Shards("memory://out").url == "memory://out"

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from models.item import Item
 from models.prompt import PromptTemplate
-from training.scft import shuffle, thin
+from training.copies import shuffle, thin
 
 TEMPLATE = PromptTemplate(priority=("title",))
 words = st.lists(st.sampled_from(["red", "blue", "nail", "polish"]), min_size=1, max_size=8)
