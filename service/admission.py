@@ -29,26 +29,27 @@ class Admission:
         self._retry_after_s = retry_after_s
         self._closed = False
         self._busy_until = 0.0
-        self._aside = 0
+        self._aside = self._long = 0
         self.requests = 0
         self.bytes = 0
 
     @property
     def busy(self) -> bool:
         """Whether requests are in flight, or were in the last second; any thread may ask."""
-        return self.answering or time.monotonic() < self._busy_until
+        return self.requests > self._aside or time.monotonic() < self._busy_until
 
     @property
     def answering(self) -> bool:
-        """Whether requests are in flight; any thread may ask."""
-        return self.requests > self._aside
+        """Whether requests are in flight that are over in a moment; any thread may ask."""
+        return self.requests > self._aside + self._long
 
-    def enter(self, declared: int, *, aside: bool = False) -> "Ticket":
+    def enter(self, declared: int, *, aside: bool = False, long: bool = False) -> "Ticket":
         """Let a request in.
 
         Args:
             declared: the length that it says its body has; 0 if it does not say.
             aside: whether it does not make the service `busy`.
+            long: whether it takes as long as its client likes, which is nothing to wait for.
 
         Raises:
             Overloaded: too much is in flight.
@@ -60,8 +61,9 @@ class Admission:
             raise self._overloaded(f"{self.requests} requests are in flight", "requests")
         self.reserve(declared)
         self._aside += aside
+        self._long += long
         self.requests += 1
-        return Ticket(self, declared, aside)
+        return Ticket(self, declared, aside, long)
 
     def reserve(self, more: int) -> None:
         """Count bytes, before they are kept.
@@ -73,8 +75,9 @@ class Admission:
             raise self._overloaded(f"bodies of {self.bytes} bytes are in flight", "bytes")
         self.bytes += more
 
-    def _leave(self, reserved: int, aside: bool) -> None:
+    def _leave(self, reserved: int, aside: bool, long: bool) -> None:
         self.requests -= 1
+        self._long -= long
         self.bytes -= reserved
         if aside:
             self._aside -= 1
@@ -97,9 +100,9 @@ class Admission:
 class Ticket:
     """One request's share of what is in flight."""
 
-    def __init__(self, admission: Admission, declared: int, aside: bool) -> None:
+    def __init__(self, admission: Admission, declared: int, aside: bool, long: bool) -> None:
         self._admission = admission
-        self._aside = aside
+        self._aside, self._long = aside, long
         self._reserved = declared
 
     def received(self, total: int) -> None:
@@ -114,4 +117,4 @@ class Ticket:
 
     def leave(self) -> None:
         """The request is over."""
-        self._admission._leave(self._reserved, self._aside)
+        self._admission._leave(self._reserved, self._aside, self._long)

@@ -94,7 +94,9 @@ class Gate:
             if declared > self._max_body_bytes and not large:
                 raise self._too_large()
             if closed:
-                ticket = self._admission.enter(0 if large else declared, aside=asked in ASIDE)
+                ticket = self._admission.enter(
+                    0 if large else declared, aside=asked in ASIDE, long=asked in LONG
+                )
         except ServiceError as error:
             kept = declared <= DRAINED_BYTES  # the server throws that much away by itself
             if "expect" in headers:

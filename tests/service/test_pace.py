@@ -89,8 +89,19 @@ def test_the_service_is_busy_while_a_request_is_in_flight_and_a_second_after_it(
     seen.append(admission.busy)
     time.sleep(0.3)
 
-    assert not admission.answering
     assert [*seen, admission.busy] == [False, False, True, True, True, False]
+
+
+def test_a_moment_without_a_request_is_one_in_which_an_import_may_run() -> None:
+    admission = Admission(max_requests=9, max_bytes=100, retry_after_s=lambda: 1)
+    admission.enter(0, aside=True)
+    admission.enter(0, long=True)
+    before = admission.answering
+    ticket = admission.enter(0)
+    meanwhile = admission.answering
+    ticket.leave()
+
+    assert (before, meanwhile, admission.answering) == (False, True, False)
 
 
 def test_who_looks_how_far_a_reindex_is_does_not_slow_it_down(serve: Serve) -> None:
