@@ -240,7 +240,7 @@ def test_what_was_served_is_let_go_once_no_request_can_have_it(
     serve: Serve, bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.serving.GRACE_S", 0.0)
-    client = serve(bundles_dir=bundles, request_timeout_s=0.5)
+    client = serve(bundles_dir=bundles, request_timeout_s=2.0)
     old = weakref.ref(client.parts.bundle)
     upgraded(client, "same")
 
