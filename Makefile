@@ -24,12 +24,13 @@ demo: ## install, train on MovieLens-100K and serve the result once (no GPU, no 
 
 # A process for each core, so each computes in one thread. A file stays together: its tests share
 # what is made for them.
+test: on_every_core := --numprocesses auto --maxprocesses 4 --dist loadfile
+test: offline := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 test: extras := service,training,test
 test: ## install, then run the tests; they are offline
 	$(install)
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest \
-		--numprocesses auto --maxprocesses 4 --dist loadfile $(AGAIN)
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(python) -m pytest -m "cluster or monitoring or documents" $(AGAIN)
+	$(offline) $(python) -m pytest $(on_every_core) $(AGAIN)
+	$(offline) $(python) -m pytest $(on_every_core) -m "cluster or monitoring or documents" $(AGAIN)
 
 test-browser: extras := service,training,test,browser
 test-browser: ## install, with Chromium for root on Debian, then look at the page in a browser
@@ -47,7 +48,7 @@ check: ## install, then lint, check format, types and documents, look for what i
 	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 	$(python) scripts/audit.py
 
-# Not with --quiet: MkDocs then counts no warnings, and lets broken links pass.
+# Not with --offline: MkDocs then counts no warnings, and lets broken links pass.
 docs: extras := docs
 docs: ## install, then build the documentation into site/index.html
 	$(install)
