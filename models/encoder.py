@@ -24,12 +24,12 @@ from transformers.cache_utils import (
 )
 
 from models import OutOfMemory
+from models.cpu import cpu_words
 from models.int8 import TEXTS, Int8Linear, exactly, quantise, why_not_int8
 from models.item import InvalidItem
 from models.llm import LLMError, load_model, load_tokenizer, quiet_peft
 from models.prompt import Prompt
 
-CPU = Path("/proc/cpuinfo")
 RuntimeDType = Literal["bfloat16", "float32", "int8"]
 DTypeName = Literal["auto"] | RuntimeDType
 Attention = Literal["native", "bidirectional"]
@@ -51,7 +51,7 @@ def settled_dtype(name: DTypeName = "auto") -> RuntimeDType:
         return name
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    words = set(CPU.read_text().split()) if CPU.exists() else set()
+    words = cpu_words()
     fast = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
     return "bfloat16" if fast else "float32"
 

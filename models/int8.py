@@ -7,14 +7,14 @@ token's scale is its own, never its batch's, so what it becomes does not depend 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.cpu import cpu_words
+
 SCHEME = "int8: weights by output, activations by token and channel, 1"
-CPU = Path("/proc/cpuinfo")
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 MOST = 127
 ZERO = 128  # oneDNN multiplies signed activations without VNNI; these are unsigned, with a zero
@@ -115,8 +115,7 @@ def why_not_int8() -> str | None:
     """Why this machine cannot run an LLM in int8, as a sentence that says what to do; or None."""
     if torch.cuda.is_available():
         return "int8 is for CPUs; on a GPU take bfloat16"
-    words = set(CPU.read_text().split()) if CPU.exists() else set()
-    if words & VNNI:
+    if cpu_words() & VNNI:
         return None
     return "int8 needs a CPU with AVX512_VNNI, AVX_VNNI or AMX; take float32 or bfloat16 here"
 

@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 import torch
 from safetensors import SafetensorError, safe_open
 
-from models.encoder import CPU, DTypeName, settled_dtype
+from models.cpu import cpu_words
+from models.encoder import DTypeName, settled_dtype
 from models.int8 import why_not_int8
 from models.llm import DEFINING
 from training.config import RunConfig, read_config
@@ -134,7 +135,7 @@ def _dtype(config: RunConfig | None) -> Finding:
             return Finding("problem", "dtype", f"llm.dtype is int8: {reason}")
         return Finding("OK", "dtype", "int8, which the CPU multiplies at once")
     picked = settled_dtype()
-    flags = set(CPU.read_text().split()) if CPU.exists() else set()
+    flags = cpu_words()
     if torch.cuda.is_available():
         why = "the GPU has it" if picked == "bfloat16" else "the GPU has no bfloat16"
     elif "amx_bf16" in flags:

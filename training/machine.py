@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from models.encoder import CPU, settled_dtype
+from models.cpu import CPU
+from models.encoder import settled_dtype
 
 GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup")

@@ -24,10 +24,6 @@ from training import JobError
 PATIENCE = timedelta(days=30)
 
 
-class Lost(JobError):
-    """Another process of this job ended before it was done."""
-
-
 class Processes:
     """The processes of a job.
 
@@ -173,8 +169,10 @@ def this_job() -> Processes:
 
 @contextmanager
 def _loss_told() -> Iterator[None]:
-    """Turns what a broken connection raises into Lost."""
+    """Turns what a broken connection raises into a sentence."""
     try:
         yield
     except RuntimeError as error:
-        raise Lost("another process of this job was lost: killed, or its node is gone") from error
+        raise JobError(
+            "another process of this job was lost: killed, or its node is gone"
+        ) from error

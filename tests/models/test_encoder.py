@@ -198,7 +198,7 @@ def test_bfloat16_is_chosen_where_it_is_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: str, expected: torch.dtype
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpu)
-    monkeypatch.setattr(module, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("models.cpu.CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     assert module.runtime_dtype() == expected

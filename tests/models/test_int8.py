@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from models import int8 as module
-from models.bundle import Bundle, BundleError
+from models.bundle import Bundle
 from models.encoder import Encoder
 from models.int8 import Int8Linear, exactly, quantise, why_not_int8
 from models.llm import LLMError
+from models.manifest import BundleError
 from tests.tiny import TEMPLATE, films, write_tiny_bundle
 
 MISSING = why_not_int8()
@@ -136,7 +136,7 @@ def test_a_machine_that_cannot_multiply_int8_is_told_what_to_take(
     tmp_path: Path, tiny_llm: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text("flags : avx2 fma")
-    monkeypatch.setattr(module, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("models.cpu.CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     with pytest.raises(LLMError, match="AVX512_VNNI.*take float32 or bfloat16"):

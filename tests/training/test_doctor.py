@@ -113,7 +113,7 @@ def test_int8_is_a_problem_where_the_cpu_cannot_multiply_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, grade: str, told: str
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}")
-    monkeypatch.setattr("models.int8.CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("models.cpu.CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     config = read_config(Path("training/configs/ml-100k.toml"), ["llm.dtype=int8"], None)
 
