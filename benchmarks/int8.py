@@ -78,6 +78,7 @@ def main() -> None:
     command = "python -m benchmarks.int8"
     command += f" --config {given.config}" if given.config != parser.get_default("config") else ""
     command += " --source DIR" if given.source else ""
+    command += "".join(f" --set {each}" for each in given.set)
     command += f" --name {given.name}" if given.name else ""
     unit = f"relative, of {found['float32']['ndcg10']:.5f}; {len(split.test)} users"
     values = {
