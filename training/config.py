@@ -125,7 +125,7 @@ class SCFT(_Section):
         0.0,
         ge=0,
         lt=1,
-        description="on the adapter's input; slow on a CPU",
+        description="on the adapter's input; slower on a CPU",
     )
     learning_rate: float = Field(2e-4, gt=0, description="highest; warm-up, then linear decay")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
@@ -140,8 +140,6 @@ class SCFT(_Section):
     def _upper_layers_are_run_as_they_are(self) -> "SCFT":
         if self.objective != "places" or not self.layers:
             return self
-        if self.lora_dropout:
-            raise ValueError('lora_dropout must be 0 where objective = "places" with layers')
         for name in ("gradient_checkpointing", "quantise"):
             if getattr(self, name):
                 raise ValueError(f'{name} does not go with objective = "places" with layers')

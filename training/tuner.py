@@ -38,6 +38,7 @@ from models.prompt import Prompt
 from training import JobError
 from training.config import RunConfig
 from training.copies import shuffle, thin
+from training.lora import fuse
 from training.losses import contrastive
 from training.places import HEAD_DECAY, HEAD_RATE, PlaceHead
 from training.processes import ALONE, Processes, this_job
@@ -166,7 +167,10 @@ class Tuner:
         )
         torch.manual_seed(self.config.seed)
         with quiet_peft():
-            return get_peft_model(self.llm, lora)
+            tuned = get_peft_model(self.llm, lora)
+        if not self.processes.sharded:  # whose weights are there only while torch's own maps run
+            fuse(tuned)
+        return tuned
 
     def reset(self) -> None:
         """Back to the untuned LLM, as if no step had been taken."""
@@ -254,7 +258,6 @@ class Tuner:
         self.processes.tell(("vectors",))
         self.peft.eval()
         if self.upper:
-            self.upper.bind(self.peft)
             return self.upper.all().numpy()
         return self._read_all(self.encoder)
 
@@ -283,7 +286,6 @@ class Tuner:
 
     def _vectors(self, rows: NDArray[np.int64]) -> Tensor:
         if self.upper:
-            self.upper.bind(self.peft)
             return self.upper(rows.tolist())
         return self._encode([self.tokens[row] for row in rows])
 

@@ -3,14 +3,12 @@
 import copy
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from models.encoder import BATCH_TOKENS, Encoder, Tokens, batches_by_length
 from training import JobError
@@ -83,10 +81,9 @@ def _part(model: nn.Module, kept: range) -> Any:  # noqa: ANN401 - a model of tr
 
 
 class UpperLayers:
-    """Upper layers with LoRA, over stored activations of the layers below.
+    """Upper layers over stored activations of the layers below.
 
-    A step adds LoRA's product to each weight once, in place of multiplying by both factors at
-    every token; what is trained is peft's own parameters.
+    They are the LLM's own: what peft puts into them later, they run with.
 
     Args:
         llm: the whole decoder, not yet wrapped by peft; peft may wrap it afterwards.
@@ -104,12 +101,7 @@ class UpperLayers:
     ) -> None:
         lower, upper = split_layers(llm, layers)
         self.prompts = prompts
-        self._first: int = len(lower.layers)  # type: ignore[arg-type]
-        # A copy of its own, as peft puts LoRA's layers into the LLM it is given.
-        self._upper = _Merged(copy.deepcopy(upper))
-        self._encoder = Encoder(
-            self._upper, encoder.tokenizer, encoder.max_tokens, encoder.attention
-        )
+        self._encoder = Encoder(upper, encoder.tokenizer, encoder.max_tokens, encoder.attention)
         reader = Encoder(lower, encoder.tokenizer, encoder.max_tokens, encoder.attention)
         lengths = [len(each.ids) for each in prompts]
         ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
@@ -133,18 +125,6 @@ class UpperLayers:
         for place, row in enumerate(rows):
             start, end = self._spans[row]
             self._stored[start:end] = states[place, : end - start].cpu()
-
-    def bind(self, tuned: nn.Module) -> None:
-        """Take on the LoRA of peft's model, with gradients to its parameters if they are on."""
-        self._upper.weights = dict(self._merged(tuned))
-
-    def _merged(self, tuned: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        for name, module in tuned.named_modules():
-            if isinstance(module, LoraLinear):
-                layer, _, rest = name.partition("layers.")[2].partition(".")
-                weight: Tensor = module.weight  # of the LLM's own layer
-                merged = weight.float() + module.get_delta_weight("default").float()
-                yield f"layers.{int(layer) - self._first}.{rest}.weight", merged.to(weight.dtype)
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """LLM vectors (B, D) of the prompts in `rows`, with gradients if they are on."""
@@ -183,16 +163,3 @@ def _on_disk(file: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
             f"({error.strerror}); make room, set `cache` to another disk, or leave scft.layers out"
         ) from None
     return torch.from_file(str(file), shared=True, size=rows * width, dtype=dtype).view(rows, width)
-
-
-class _Merged(nn.Module):
-    """A model that runs with some of its weights replaced."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.requires_grad_(False)
-        self.config = model.config
-        self.weights: Mapping[str, Tensor] = {}
-
-    def forward(self, **inputs: object) -> Any:  # noqa: ANN401 - what the model returns
-        return functional_call(self.model, dict(self.weights), (), inputs)

@@ -45,7 +45,9 @@ def test_upper_layers_over_stored_activations_are_the_whole_llm(
     torch.testing.assert_close(upper([5, 1]), expected[[5, 1]], atol=1e-5, rtol=1e-4)
 
 
-def test_lora_that_is_added_up_once_is_the_lora_that_peft_runs(llm: Path, tmp_path: Path) -> None:
+def test_what_peft_puts_into_the_llm_runs_in_its_upper_layers_too(
+    llm: Path, tmp_path: Path
+) -> None:
     encoder = whole(llm)
     upper = upper_layers(encoder, tmp_path)
     torch.manual_seed(1)
@@ -53,8 +55,6 @@ def test_lora_that_is_added_up_once_is_the_lora_that_peft_runs(llm: Path, tmp_pa
         encoder.llm,  # type: ignore[arg-type]
         LoraConfig(r=2, target_modules=UPPER, init_lora_weights=False),
     )
-
-    upper.bind(tuned)
 
     vectors = upper([0, 4])
     unmerged = Encoder(tuned, encoder.tokenizer)([upper.prompts[0], upper.prompts[4]])
