@@ -131,24 +131,21 @@ class Readying:
         found: list[Entry | Invalid | None] = [None] * len(items)
         bare = [at for at, item in enumerate(items) if item.vectors is None]
         with_llm: list[tuple[int, dict[str, Floats]]] = []
-        for at, item in enumerate(items):
-            if item.vectors is not None:
-                try:
-                    vectors = self.vectors(item.vectors, where[at])
-                except Invalid as error:
-                    found[at] = error
-                    continue
-                if LLM in vectors:
-                    with_llm.append((at, vectors))
+        if len(bare) < len(items):
+            # Some hundred vectors take longer to read than others are to wait for the event loop.
+            read = await asyncio.to_thread(self._given, items, where)
+            for at, given in enumerate(read):
+                if isinstance(given, dict):
+                    with_llm.append((at, given))
                 else:
-                    found[at] = self._given(item, vectors, self._by_id(item.item_id))
+                    found[at] = given
         if with_llm:
             made = await self._embedder.views(
                 [items[at].item_id for at, _ in with_llm],
                 np.stack([vectors[LLM] for _, vectors in with_llm]),
             )
             for (at, vectors), views in zip(with_llm, made, strict=True):
-                found[at] = self._given(items[at], vectors, views)
+                found[at] = _entry(items[at], vectors, views)
         plain = [_plain(items[at]) for at in bare]
         for at, each in zip(bare, await self.embed(plain, [where[at] for at in bare]), strict=True):
             found[at] = (
@@ -219,7 +216,7 @@ class Readying:
                 raise Invalid.field(
                     field, f"must be {width} 32-bit floats, {4 * width} bytes; got {len(stored)}"
                 )
-            vector = np.frombuffer(stored, "<f4").astype(np.float64)
+            vector = np.frombuffer(stored, "<f4")
         else:
             if len(told) != width:
                 raise Invalid.field(field, f"must have {width} numbers; got {len(told)}")
@@ -229,6 +226,28 @@ class Readying:
         if np.abs(vector).max(initial=0) > LARGEST:
             raise Invalid.field(field, f"holds a number beyond {LARGEST:g}; scores would overflow")
         return vector.astype(np.float32)
+
+    def _given(
+        self, items: Sequence[IncomingItem], where: Sequence[str]
+    ) -> list[Entry | Invalid | dict[str, Floats] | None]:
+        """Of each item its entry by the vectors that it brings.
+
+        Or why it can have none; or the vectors, where the LLM's is among them, of which views are
+        to be made; None where it brings none.
+        """
+        found: list[Entry | Invalid | dict[str, Floats] | None] = []
+        for item, path in zip(items, where, strict=True):
+            if item.vectors is None:
+                found.append(None)
+                continue
+            try:
+                vectors = self.vectors(item.vectors, path)
+            except Invalid as error:
+                found.append(error)
+                continue
+            given = LLM in vectors
+            found.append(vectors if given else _entry(item, vectors, self._by_id(item.item_id)))
+        return found
 
     def _by_id(self, item_id: str) -> dict[str, Floats]:
         """The views that come by id, which only training items have."""
@@ -241,11 +260,11 @@ class Readying:
             if present[row - 1] and name not in self._bundle.open_views
         }
 
-    def _given(
-        self, item: IncomingItem, vectors: Mapping[str, Floats], made: Mapping[str, Floats]
-    ) -> Entry:
-        views = {**made, **{view: each for view, each in vectors.items() if view != LLM}}
-        return Entry(_plain(item), vectors.get(LLM), views, item.hidden, given=True)
+
+def _entry(item: IncomingItem, vectors: Mapping[str, Floats], made: Mapping[str, Floats]) -> Entry:
+    """The entry of an item by the vectors that it brought, and those that were made of them."""
+    views = {**made, **{view: each for view, each in vectors.items() if view != LLM}}
+    return Entry(_plain(item), vectors.get(LLM), views, item.hidden, given=True)
 
 
 def _plain(item: IncomingItem) -> Item:

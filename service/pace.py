@@ -1,12 +1,38 @@
 """How work that nobody waits for keeps out of the way of those who ask meanwhile."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 
 # While others keep the LLM busy, or requests leave no gap: of ten parts of the time, one is ours.
 PATIENCE = 9.0
 PAUSE_S = 0.005
 GAP_S = 0.001  # between two looks whether a request is still in flight
+
+# How long a thread computes in Python before another that wants to goes on. A request passes from
+# thread to thread several times, and each time waits as long for who computes much.
+SWITCH_S, USUAL_SWITCH_S = 0.0001, 0.005
+_yielding = 0  # how many are in the block below
+_counting = Lock()
+
+
+@contextmanager
+def yielding() -> Iterator[None]:
+    """Who computes much in Python lets others have the interpreter sooner, within the block."""
+    _count(1)
+    try:
+        yield
+    finally:
+        _count(-1)
+
+
+def _count(more: int) -> None:
+    global _yielding  # noqa: PLW0603 - the interpreter's switch interval is one for all, too
+    with _counting:
+        _yielding += more
+        sys.setswitchinterval(SWITCH_S if _yielding else USUAL_SWITCH_S)
 
 
 class Pace:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -27,7 +26,7 @@ from service.beside import Known, Made
 from service.comparison import SAMPLE, Bundled, Comparison, compare
 from service.errors import Overloaded, StorageFull, UnknownItem
 from service.maker import Maker
-from service.pace import Pace
+from service.pace import Pace, yielding
 from service.schema import CatalogueError, transaction
 from service.seal import sealed
 from service.serving import DRAINING, Parts, Serving, check_encoder
@@ -56,9 +55,6 @@ COUNT_S = 1.0  # between two counts of what is left
 CLOSE = 32  # changes that may be told with the catalogue locked; writes wait for it
 CATCHING_UP = 50  # rounds before that, at most
 SHOWN_LOST = 100  # ids
-# How long a thread computes in Python before another that wants to goes on. A request passes from
-# thread to thread several times, and each time waits as long for us.
-SWITCH_S, USUAL_SWITCH_S = 0.0005, 0.005
 # Items of a sample that is the same each time, and from all over the catalogue.
 SAMPLED = (
     "SELECT item_id FROM items WHERE hidden = 0 "
@@ -179,13 +175,14 @@ class Upgrade:
 
         target: _Target | None = None
         try:
-            _yield_to_others()
-            target = self._open()
-            if target is None:
-                self._tell(state="flipped")  # long ago
-                return
-            self._make_ready(target)
-            self._flip(target)
+            with yielding():
+                _leave_cores()
+                target = self._open()
+                if target is None:
+                    self._tell(state="flipped")  # long ago
+                    return
+                self._make_ready(target)
+                self._flip(target)
         except _Cancelled:
             self._tell(state="cancelled")
             log.info("reindex cancelled", extra={"bundle_name": self.name})
@@ -198,7 +195,6 @@ class Upgrade:
             log.exception("reindex failed")
             self._fail(f"{type(error).__name__}; the log says more")
         finally:
-            sys.setswitchinterval(USUAL_SWITCH_S)
             self._serving.metrics.reindex_left.set(0)
             if self.progress.state != "flipped":
                 self._store.forget_taken_out()
@@ -457,8 +453,8 @@ class Upgrade:
         return Bundled(parts.store.holding(()), parts.recommender.alike, recommend)
 
 
-def _yield_to_others() -> None:
-    """Leave some of the cores to the LLM that is served, and the interpreter to whoever wants it.
+def _leave_cores() -> None:
+    """Leave some of the cores to the LLM that is served.
 
     No lower priority, though: while such a thread waits for the processor it holds the interpreter,
     and everybody with it.
@@ -466,4 +462,3 @@ def _yield_to_others() -> None:
     from models.bundle import use_threads  # noqa: PLC0415 - torch comes with it
 
     use_threads(max(1, (os.cpu_count() or 1) // 2))
-    sys.setswitchinterval(SWITCH_S)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.errors import ImportRunning, Overloaded, TooLate, UnknownImport, problems
 from service.importing import Importing, Into
 from service.incoming import Readying, require_active
+from service.pace import yielding
 from service.progress import Progress
 from service.requests import require_type
 from service.serving import DRAINING, Parts, Serving, on_disk, parts_of, serving_of
@@ -119,7 +120,8 @@ async def import_items(
             lambda: serving.phase == DRAINING,
             serving.import_turn,
         )
-        await _feed(importing, request, serving.settings.request_timeout_s)
+        with yielding():
+            await _feed(importing, request, serving.settings.request_timeout_s)
     finally:
         running.discard(import_id)
     known = await on_disk(parts, lambda: parts.store.imports.progress(import_id))
