@@ -132,7 +132,8 @@ def scale(given: argparse.Namespace) -> Figures:
         raw_mb = vectors[:count].nbytes / 2**20
         print(f"{raw_mb:.0f} MB of vectors; {memory - base_mb:.0f} MB over an empty service")
         print(f"int8: {int8_mb - base_mb:.0f} MB, after its index was made")
-        with ours(path, folder) as server:
+        with ours(path, folder) as server:  # makes its index anew, as that on disk is int8
+            settled_mb(server)
             searches(server, queries, 100)
             quiet = searches(server, queries, SEARCHES)
             told = imported(server, bundle.bundle_hash, vectors[count:], count, queries)
