@@ -1,12 +1,13 @@
 """How work that nobody waits for keeps out of the way of those who ask meanwhile."""
 
+import sys
 import threading
 import time
 
 import pytest
 
 from service.admission import Admission
-from service.pace import Pace
+from service.pace import SWITCH_S, USUAL_SWITCH_S, Pace, yielding
 from service.upgrade import Upgrade
 from tests.service.conftest import Serve
 from tests.service.running import Client, wait_until
@@ -158,3 +159,12 @@ def test_a_reindex_that_is_asked_beside_requests_comes_to_its_end(client: Client
     finally:
         over.set()
         thread.join()
+
+
+def test_threads_take_turns_more_often_until_the_last_that_computes_much_is_done() -> None:
+    with yielding():
+        with yielding():
+            pass
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+
+    assert sys.getswitchinterval() == pytest.approx(USUAL_SWITCH_S)
