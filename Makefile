@@ -48,7 +48,7 @@ check: ## install, then lint, check format, types and documents, look for what i
 	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 	$(python) scripts/audit.py
 
-# Not with --offline: MkDocs then counts no warnings, and lets broken links pass.
+# Not with --quiet: MkDocs then counts no warnings, and lets broken links pass.
 docs: extras := docs
 docs: ## install, then build the documentation into site/index.html
 	$(install)

@@ -1,8 +1,7 @@
 """LoRA's maps while an LLM is tuned, with fewer passes over memory than peft's.
 
 Peft adds `up(down(x)) * scale` to a frozen map by operations of their own, each of which reads and
-writes as much as the map gives, forwards and back. On a CPU those passes take about as long as the
-products of so few columns. Here the two products are added in place by the matrix product itself.
+writes as much as the map gives, forwards and back. Here the matrix product itself adds in place.
 Source of the formula: LoRA (Hu et al. 2021, arXiv 2106.09685, section 4.1).
 """
 

@@ -76,18 +76,28 @@ def test_a_batch_in_chunks_has_the_gradients_of_the_whole(
     torch.testing.assert_close(gradients(chunked), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_chunk_is_read_a_second_time_with_the_same_dropout(tuner_of: Make) -> None:
-    tuner = tuner_of(chunk_items=3, lora_dropout=0.5)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_a_chunk_is_read_a_second_time_with_the_same_dropout(
+    tuner_of: Make, objective: dict[str, object]
+) -> None:
+    tuner = tuner_of(chunk_items=3, lora_dropout=0.5, **objective)
     batch = tuner._batch(1)
-    vectors = torch.zeros(2 * BATCH, tuner.encoder.dim)
+    vectors = torch.zeros(batch.copies * batch.items, tuner.encoder.dim)
     for turn, texts in enumerate(tuner._parts(batch)):
         vectors[texts] = tuner._read(batch, 1, turn, texts)
+    tuner.optimiser.zero_grad()  # the head has learnt before
     batch.loss(vectors).backward()
     expected = {name: gradient.clone() for name, gradient in gradients(tuner).items()}
 
     tuner._find_gradients(1)
 
     torch.testing.assert_close(gradients(tuner), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_vectors_of_upper_layers_have_no_dropout(tuner_of: Make) -> None:
+    tuner = tuner_of(objective="places", layers=1, lora_dropout=0.5)
+
+    torch.testing.assert_close(tuner.vectors(), tuner.vectors())
 
 
 def test_processes_share_a_batch_and_take_as_many_turns(tuner_of: Make) -> None:
