@@ -13,7 +13,7 @@ GAP_S = 0.001  # between two looks whether a request is still in flight
 
 # How long a thread computes in Python before another that wants to goes on. A request passes from
 # thread to thread several times, and each time waits as long for who computes much.
-SWITCH_S, USUAL_SWITCH_S = 0.0001, 0.005
+SWITCH_S, USUAL_SWITCH_S = 0.0005, 0.005
 _yielding = 0  # how many are in the block below
 _counting = Lock()
 
