@@ -121,12 +121,7 @@ class SCFT(_Section):
     )
     lora_rank: int = Field(8, ge=1, description="of the adapter, on all linear layers")
     lora_alpha: int = Field(32, ge=1, description="scale of the adapter, times the rank")
-    lora_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="on the adapter's input; slower on a CPU",
-    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input")
     learning_rate: float = Field(2e-4, gt=0, description="highest; warm-up, then linear decay")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     patience: int | None = Field(

@@ -72,12 +72,55 @@ def test_in_bfloat16_they_are_as_near_as_that_can_be() -> None:
         torch.testing.assert_close(found[name], value, atol=0.05, rtol=0.05)
 
 
-def test_what_has_dropout_is_left_to_peft() -> None:
-    model = with_lora(dropout=0.1)
-
+def test_with_dropout_gradients_are_those_of_the_numbers_that_it_kept() -> None:
+    model = with_lora(dropout=0.4)
     fuse(model)
+    layer = model.base_model.model.second
+    parts = (layer.base_layer, layer.lora_A["default"], layer.lora_B["default"])
+    base, down, up = (part.weight for part in parts)
+    x = torch.randn(6, 4, requires_grad=True)
+    torch.manual_seed(1)
+    out = layer(x)
+    # Of each column, alone, LoRA's part tells whether it was kept, and by what it grew.
+    one = torch.eye(4)[:, None].expand(-1, 6, -1)
+    grew = []
+    for column in one:
+        torch.manual_seed(1)
+        told = layer(column) - column @ base.T - layer.base_layer.bias
+        alone = 3 * column @ down.T @ up.T
+        grew.append((told * alone).sum(1) / alone.square().sum(1))
+    kept = torch.stack(grew, 1).detach()  # (6, 4), 0 or 1 / .6
 
-    assert all("forward" not in vars(module) for module in model.modules())
+    expected = x @ base.T + layer.base_layer.bias + 3 * (x * kept) @ down.T @ up.T
+
+    assert {round(each, 3) for each in kept.flatten().tolist()} == {0.0, 1.667}
+    torch.testing.assert_close(out, expected)
+    asked = (x, down, up)
+    of_ours = torch.autograd.grad(out.square().sum(), asked)
+    of_expected = torch.autograd.grad(expected.square().sum(), asked)
+    torch.testing.assert_close(of_ours, of_expected)
+
+
+def test_dropout_takes_its_share_and_leaves_the_mean_and_none_when_nothing_is_tuned() -> None:
+    model = with_lora(dropout=0.25)
+    fuse(model)
+    layer = model.base_model.model.first
+    whole = torch.ones(40_000, 5)
+    with torch.no_grad():
+        for name in ("lora_A", "lora_B"):
+            getattr(layer, name)["default"].weight.fill_(1 / 5)
+        layer.base_layer.weight.zero_()
+
+        drawn = layer(whole)[:, 0]
+        model.eval()
+        plain = layer(whole)[:, 0]
+
+    # 3 * (2 / 5) * the mean of what is kept, of five numbers each.
+    torch.testing.assert_close(plain, torch.full_like(plain, 1.2))
+    assert drawn.mean().item() == pytest.approx(1.2, abs=0.01)
+    none, few = ((drawn == 0).float().mean().item(), 0.25**5)
+    assert none == pytest.approx(few, abs=0.001)
+    assert drawn.max().item() == pytest.approx(1.2 / 0.75)
 
 
 def test_a_map_is_its_own_and_the_scaled_product_of_lora() -> None:
