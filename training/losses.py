@@ -11,6 +11,7 @@ from torch.nn import functional
 
 NextItemLoss = Literal["sampled_softmax", "softmax", "gbce", "bce"]
 ContrastiveLoss = Literal["infonce", "soft_target"]
+SHARPER = 9  # t * t of the published soft targets, whose t starts at 3
 
 
 def next_item_loss(
@@ -105,18 +106,20 @@ def soft_target(left: Tensor, right: Tensor, temperature: float) -> Tensor:
     """LLMEmb's contrastive loss: the target of a pair is how alike the two sides are already.
 
     Source: the loss of LLMEmb's published code (arXiv 2409.19925), logits `L R' / t` against
-    targets `softmax(t (L L' + R R') / 2)`. Departs from it: vectors are normalised, so fp16 and
-    bf16 cannot overflow; targets carry no gradient; those of the transposed direction are a
-    distribution of their own instead of a transposed one, whose rows do not sum to 1.
+    targets `softmax(t (L L' + R R') / 2)`, which are SHARPER than the logits by t * t. Without
+    that, vectors that are near each other, as an LLM's are, have targets that tell nothing apart,
+    and the loss takes them together until all are one. Departs from it: vectors are normalised, so
+    fp16 and bf16 cannot overflow; targets carry no gradient; those of the transposed direction are
+    a distribution of their own instead of a transposed one, whose rows do not sum to 1.
 
     Args:
         left: (B, D); right: (B, D).
-        temperature: divides the logits; the targets are as sharp as the logits.
+        temperature: divides the logits.
     """
     left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
     logits = left @ right.T / temperature
     with torch.no_grad():
-        alike = (left @ left.T + right @ right.T) / 2 / temperature  # symmetric
-        targets = alike.softmax(dim=-1)
+        alike = (left @ left.T + right @ right.T) / 2  # symmetric
+        targets = (SHARPER * alike / temperature).softmax(dim=-1)
     both = functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)
     return both / 2

@@ -106,10 +106,35 @@ def test_items_of_the_same_text_are_no_negatives_of_each_other() -> None:
 
 def test_soft_target_by_hand() -> None:
     pairs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    probability = math.exp(2) / (math.exp(2) + 1)  # cosines 1 and 0 at temperature 0.5
-    entropy = -sum(p * math.log(p) for p in (probability, 1 - probability))
+    # Cosines 1 and 0 at temperature 4.5: logits 1/4.5 and 0, targets of nine times as much.
+    found, wanted = (math.exp(each) / (math.exp(each) + 1) for each in (1 / 4.5, 2))
+    expected = -wanted * math.log(found) - (1 - wanted) * math.log(1 - found)
 
-    assert float(soft_target(pairs, pairs, temperature=0.5)) == pytest.approx(entropy)
+    assert float(soft_target(pairs, pairs, temperature=4.5)) == pytest.approx(expected)
+
+
+def test_soft_targets_take_items_apart_that_are_near_each_other() -> None:
+    # As an LLM's vectors are: all about alike, two copies of an item somewhat more so. With
+    # targets no sharper than the logits a map that is learnt takes all of them to one place.
+    torch.manual_seed(0)
+    items, weight = torch.randn(64, 32), torch.eye(32, requires_grad=True)
+
+    def copies() -> tuple[torch.Tensor, torch.Tensor]:
+        left, right = ((4 + items + torch.randn(64, 32)) @ weight.T for _ in range(2))
+        return left, right
+
+    def others() -> float:
+        left, right = (torch.nn.functional.normalize(each.detach(), dim=-1) for each in copies())
+        return float((left @ right.T)[~torch.eye(64, dtype=torch.bool)].mean())
+
+    assert others() == pytest.approx(0.89, abs=0.01)
+    optimiser = torch.optim.Adam([weight], lr=0.003)
+    for _ in range(60):
+        optimiser.zero_grad()
+        soft_target(*copies(), temperature=0.05).backward()
+        optimiser.step()
+
+    assert others() < 0.2
 
 
 def test_soft_targets_carry_no_gradient_and_large_vectors_do_not_overflow() -> None:
