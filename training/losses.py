@@ -11,7 +11,7 @@ from torch.nn import functional
 
 NextItemLoss = Literal["sampled_softmax", "softmax", "gbce", "bce"]
 ContrastiveLoss = Literal["infonce", "soft_target"]
-SHARPER = 9  # t * t of the published soft targets, whose t starts at 3
+SHARPER = 9  # t * t of SCFT's published soft targets, whose t starts at 3; the alignment's has 2
 
 
 def next_item_loss(
