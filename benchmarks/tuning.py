@@ -1,8 +1,8 @@
 """What tuning the LLM gives: the text view by itself and the whole recipe, tuned and untuned.
 
 Runs two comparisons on the test split, or reuses what is finished, and writes the figures that
-documents quote. `--whole` leaves the first out; `--paper` runs the published method beside ours
-instead.
+documents quote. `--whole` leaves the first out; `--paper` runs the published method beside ours,
+and without each of its parts, instead.
 """
 
 import argparse
@@ -15,7 +15,15 @@ from training.compare import compare
 
 COMPARISONS = Path("training/configs/compare")
 TEXT, WHOLE = COMPARISONS / "scft-text.toml", COMPARISONS / "scft.toml"
-PAPER = COMPARISONS / "llmemb-paper.toml"
+PAPER, PARTS = COMPARISONS / "llmemb-paper.toml", COMPARISONS / "llmemb-parts.toml"
+# What is told of the published method: protocol, group of users, metric.
+PAPER_METRICS = {
+    "hr10_100": ("sampled", "overall", "hr10"),
+    "ndcg10_100": ("sampled", "overall", "ndcg10"),
+    "hr10": ("full", "overall", "hr10"),
+    "ndcg10": ("full", "overall", "ndcg10"),
+    "tail_ndcg10": ("full", "tail", "ndcg10"),
+}
 Values = dict[str, tuple[float, str]]
 
 
@@ -30,7 +38,8 @@ def main() -> None:
     command = "python -m benchmarks.tuning" + " --whole" * given.whole + " --paper" * given.paper
     command += f" --name {given.name}" + " --source DIR" * bool(given.source)
     if given.paper:
-        record(paper_figures(_final(PAPER, given.source), given.name), command)
+        paper, parts = (_final(each, given.source) for each in (PAPER, PARTS))
+        record(paper_figures(paper, parts, given.name), command)
         return
     if not given.whole:
         text = _final(TEXT, given.source)
@@ -76,18 +85,23 @@ def cold_gain(results: dict[str, Any], name: str) -> Values:
     return values
 
 
-def paper_figures(results: dict[str, Any], name: str) -> Values:
-    """The published method's figures, and of each variant how much better ours is."""
-    seeds = f"mean of {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}"
+def paper_figures(paper: dict[str, Any], parts: dict[str, Any], name: str) -> Values:
+    """What the published method reaches, and ours over it; what it does without each part."""
     values: Values = {}
-    for protocol, ending in (("full", ""), ("sampled", "_100")):
-        cells = _cells(results, results["reference"], protocol)["overall"]
-        for metric in ("hr10", "ndcg10"):
-            values[f"{name}.paper.{metric}{ending}"] = (cells[metric]["mean"], seeds)
-    for variant in {row["variant"] for row in results["rows"]} - {"ours"}:
-        over = _ratio(results, "ours", variant, "overall", results["reference"])
-        label = "paper" if variant == results["reference"] else f"paper.{variant}"
-        values[f"{name}.ours_over_{label}"] = over
+    for results in (paper, parts):
+        seeds = f"mean of {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}"
+        for row in results["rows"]:
+            label = row["variant"]
+            if results is paper and label == results["reference"]:
+                label = "" if row["model"] == "ours" else "id_only"
+            elif row["model"] == "id-only":
+                continue
+            for ending, (protocol, group, metric) in PAPER_METRICS.items():
+                found = row["protocols"][protocol][group][metric]["mean"]
+                values[".".join(filter(None, (name, "paper", label, ending)))] = (found, seeds)
+    for ending, (protocol, group, metric) in PAPER_METRICS.items():
+        over = _ratio(paper, "ours", paper["reference"], group, metric, protocol)
+        values[f"{name}.ours_over_paper.{ending}"] = over
     return values
 
 
@@ -98,14 +112,18 @@ def _cells(results: dict[str, Any], variant: str, protocol: str = "full") -> dic
 
 
 def _ratio(
-    results: dict[str, Any], over: str, under: str, group: str, reference: str | None = None
+    results: dict[str, Any],
+    over: str,
+    under: str,
+    group: str,
+    metric: str = "ndcg10",
+    protocol: str = "full",
 ) -> tuple[float, str]:
-    """A ratio of NDCG@10, with the p of the difference where one of the two is the reference."""
-    above, below = (_cells(results, each)[group]["ndcg10"] for each in (over, under))
-    told = next((cell["p"] for cell in (above, below) if "p" in cell), None)
-    beside = reference is None or reference in {over, under}
-    unit = "ratio of NDCG@10" + (f", p {told:.2g}" if told is not None and beside else "")
-    return round(above["mean"] / below["mean"], 4), unit
+    """A ratio, with the p of the difference; one of the two variants is the reference."""
+    above, below = (_cells(results, each, protocol)[group][metric] for each in (over, under))
+    told = next(cell["p"] for cell in (above, below) if "p" in cell)
+    label = {"ndcg10": "NDCG@10", "hr10": "HR@10"}[metric]
+    return round(above["mean"] / below["mean"], 4), f"ratio of {label}, p {told:.2g}"
 
 
 if __name__ == "__main__":

@@ -133,12 +133,11 @@ def test_every_variant_that_comes_along_makes_a_run(path: Path) -> None:
 
 
 def test_a_variant_can_be_of_another_configuration_and_empty_a_table() -> None:
-    path = CONFIGS / "compare" / "llmemb-paper.toml"
-    comparison = read_comparison(path)
+    paper, parts = (CONFIGS / "compare" / f"llmemb-{each}.toml" for each in ("paper", "parts"))
 
-    theirs = variant_run(path, comparison, "llmemb", 1, [], None).config
-    gru4rec = variant_run(path, comparison, "llmemb-gru4rec", 1, [], None).config
-    ours = variant_run(path, comparison, "ours", 1, [], None).config
+    theirs = variant_run(paper, read_comparison(paper), "llmemb", 1, [], None).config
+    gru4rec = variant_run(parts, read_comparison(parts), "gru4rec", 1, [], None).config
+    ours = variant_run(paper, read_comparison(paper), "ours", 1, [], None).config
 
     assert (theirs.rat.parts, theirs.rat.text.scaling) == (("text",), "pca")
     assert ours.rat.parts == ("text", "hybrid", "content", "neighbours")
