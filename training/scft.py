@@ -36,6 +36,7 @@ from training.processes import this_job
 from training.recipe import Run, Step, digest, write_atomically
 from training.run_llm import RunLLM
 from training.tuner import ACTIVATIONS, Tuner, Watched, follow_tuning
+from training.upper import stored_in
 
 log = logging.getLogger(__name__)
 CALIBRATION_STEPS = 3
@@ -125,7 +126,7 @@ def _tune(tuner: Tuner, shared: Step, spec: SCFT, look: Look | None) -> None:
         tuner.load(best)
     tuner.save_adapter(shared.folder / "adapter")
     shared.finish(steps=watched.step if look else steps)
-    for each in (checkpoint, best, shared.folder / ACTIVATIONS):
+    for each in (checkpoint, best, *stored_in(shared.folder / ACTIVATIONS)):
         each.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from models.encoder import BATCH_TOKENS, Encoder, Tokens, batches_by_length
 from training import JobError
+from training.recipe import write_atomically
 
+FLUSH_S = 10.0  # between what is noted as stored, which a kill does not take
 CLOSE = 0.02  # of the vectors' length, by which bfloat16 may be off
 SAMPLE = 4  # prompts that this is seen of
 
@@ -90,10 +93,12 @@ class UpperLayers:
         layers: how many are tuned.
         prompts: what will be read.
         file: where activations are stored, in the LLM's dtype; read from there as they are asked
-            for, so memory does not depend on the number of prompts.
+            for, so memory does not depend on the number of prompts. What a process that was
+            killed has stored there is kept: it is the caller's to see that it was of the same LLM
+            and prompts. `stored_in` names the files.
 
     Raises:
-        JobError: the LLM cannot be run in two parts, or the file does not fit on the disk.
+        JobError: the LLM cannot be run in two parts, or the disk does not take the file.
     """
 
     def __init__(
@@ -106,25 +111,40 @@ class UpperLayers:
         lengths = [len(each.ids) for each in prompts]
         ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
         self._spans = list(itertools.pairwise(ends))
-        self._stored = _on_disk(file, ends[-1], encoder.dim, encoder.dtype)
         with torch.inference_mode():
             few = list(range(min(SAMPLE, len(prompts))))
-            self._store(reader, few)
-            whole = encoder([prompts[row] for row in few])
-            off = (whole - self(few)).norm() / whole.norm()
+            some = [prompts[row] for row in few]
+            whole = encoder(some)
+            parts = self._encoder(some, [each.cpu() for each in _states(reader, some)])
+            off = (whole - parts).norm() / whole.norm()
             if not off < CLOSE:
                 raise JobError(
                     f"scft.layers={layers}: this kind of LLM does not give the same in two parts; "
                     "leave scft.layers out"
                 )
-            for rows in batches_by_length(lengths, BATCH_TOKENS):
-                self._store(reader, rows)
+        self._stored = _on_disk(file, ends[-1], encoder.dim, encoder.dtype)
+        with torch.inference_mode():
+            self._fill(file, reader, list(batches_by_length(lengths, BATCH_TOKENS)))
 
-    def _store(self, reader: Encoder, rows: Sequence[int]) -> None:
-        states = reader.states([self.prompts[row] for row in rows])
-        for place, row in enumerate(rows):
-            start, end = self._spans[row]
-            self._stored[start:end] = states[place, : end - start].cpu()
+    def _fill(self, file: Path, reader: Encoder, batches: Sequence[Sequence[int]]) -> None:
+        """Store the activations of those batches that the file has not whole."""
+        note = _note(file)
+        of = f" of {len(batches)}"
+        told = note.read_text() if note.exists() else ""
+        done = int(told.removesuffix(of)) if told.endswith(of) else 0
+        flushed = time.monotonic()
+        for number, rows in enumerate(batches[done:], done + 1):
+            read = _states(reader, [self.prompts[row] for row in rows])
+            for row, states in zip(rows, read, strict=True):
+                self._stored[slice(*self._spans[row])] = states.cpu()
+            if number == len(batches) or time.monotonic() - flushed > FLUSH_S:
+                try:
+                    with file.open("rb+") as handle:
+                        os.fsync(handle.fileno())  # what is noted is on the disk
+                    write_atomically(note, f"{number}{of}")
+                except OSError as error:
+                    raise JobError(f"scft: {note} cannot be written ({error.strerror})") from None
+                flushed = time.monotonic()
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """LLM vectors (B, D) of the prompts in `rows`, with gradients if they are on."""
@@ -145,21 +165,39 @@ class UpperLayers:
         return [self._stored[slice(*self._spans[row])] for row in rows]
 
 
+def stored_in(file: Path) -> list[Path]:
+    """What UpperLayers keeps there: the activations, and a note of how many are whole."""
+    return [file, _note(file)]
+
+
+def _note(file: Path) -> Path:
+    return file.with_suffix(".stored")
+
+
+def _states(reader: Encoder, prompts: Sequence[Tokens]) -> list[Tensor]:
+    """Of each prompt its tokens' last hidden states (length, D)."""
+    states = reader.states(prompts)
+    return [each[: len(prompt.ids)] for each, prompt in zip(states, prompts, strict=True)]
+
+
 def _on_disk(file: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """A tensor (rows, width) that is the file's contents.
+    """A tensor (rows, width) that is the file's contents; those of a file of that size stay.
 
     Raises:
         JobError: it does not fit.
     """
     size = rows * width * dtype.itemsize
-    try:
-        with file.open("wb") as handle:
-            # Taken now: a disk that is full later would kill the process at a write to memory.
-            os.posix_fallocate(handle.fileno(), 0, size)
-    except OSError as error:
-        file.unlink(missing_ok=True)
-        raise JobError(
-            f"scft: {size / 1e6:.0f} MB of activations cannot be written to {file.parent} "
-            f"({error.strerror}); make room, set `cache` to another disk, or leave scft.layers out"
-        ) from None
+    if not file.exists() or file.stat().st_size != size:
+        _note(file).unlink(missing_ok=True)
+        try:
+            with file.open("wb") as handle:
+                # Taken now: a disk that is full later would kill the process at a write to memory.
+                os.posix_fallocate(handle.fileno(), 0, size)
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise JobError(
+                f"scft: {size / 1e6:.0f} MB of activations cannot be written to {file.parent} "
+                f"({error.strerror}); make room, set `cache` to another disk, or leave "
+                "scft.layers out"
+            ) from None
     return torch.from_file(str(file), shared=True, size=rows * width, dtype=dtype).view(rows, width)

@@ -11,7 +11,7 @@ from models.llm import load_model, load_tokenizer
 from tests.models.test_llms import FAMILIES
 from tests.tiny import TEMPLATE, films, write_llm
 from training import JobError
-from training.upper import UpperLayers, upper_linears
+from training.upper import UpperLayers, stored_in, upper_linears
 
 LAYERS = 4
 UPPER = ["layers.2.self_attn.q_proj", "layers.3.mlp.down_proj"]
@@ -43,6 +43,37 @@ def test_upper_layers_over_stored_activations_are_the_whole_llm(
     expected = torch.from_numpy(encoder.encode([TEMPLATE.render(f) for f in films(7)]).vectors)
     torch.testing.assert_close(upper.all(), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(upper([5, 1]), expected[[5, 1]], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("note", "again"), [(None, True), ("0 of 1", True), ("1 of 1", False), ("1 of 2", True)]
+)
+def test_what_a_process_stored_before_it_was_killed_is_not_computed_again(
+    tmp_path: Path, note: str | None, again: bool
+) -> None:
+    encoder = whole(write_llm(tmp_path / "llm", layers=LAYERS))
+    expected = upper_layers(encoder, tmp_path).all()
+    activations, noted = stored_in(tmp_path / "stored")
+    assert noted.read_text() == "1 of 1"  # batches: seven films fit in one
+    with activations.open("rb+") as file:
+        file.write(bytes(4000))
+    if note is None:
+        noted.unlink()
+    else:
+        noted.write_text(note)
+
+    found = upper_layers(encoder, tmp_path).all()
+
+    assert torch.equal(found, expected) is again
+    assert noted.read_text() == "1 of 1"
+
+
+def test_activations_of_another_size_are_computed_anew(tmp_path: Path) -> None:
+    encoder = whole(write_llm(tmp_path / "llm", layers=LAYERS))
+    expected = upper_layers(encoder, tmp_path).all()
+    (tmp_path / "stored").write_bytes(b"of another catalogue")
+
+    torch.testing.assert_close(upper_layers(encoder, tmp_path).all(), expected, atol=0, rtol=0)
 
 
 def test_what_peft_puts_into_the_llm_runs_in_its_upper_layers_too(
