@@ -60,7 +60,7 @@ def _final(comparison: Path, source: str | None) -> dict[str, Any]:
 
 def gains(results: dict[str, Any], name: str, ending: str) -> Values:
     """NDCG@10 of tuned and untuned in every group, and what the tuned LLM gains."""
-    seeds = f"mean of {len(results['seeds'])} seeds"
+    seeds = _seeds(results)
     values: Values = {}
     for group in results["targets"]:
         label = f"{name}.scft_gain{ending}" + ("" if group == "overall" else f".{group}")
@@ -73,7 +73,7 @@ def gains(results: dict[str, Any], name: str, ending: str) -> Values:
 
 def cold_gain(results: dict[str, Any], name: str) -> Values:
     """HR@10 of cold items, tuned and untuned, and the ratio."""
-    seeds = f"mean of {len(results['seeds'])} seeds"
+    seeds = _seeds(results)
     values: Values = {}
     for variant, found in results["cold"].items():
         targets = f"{seeds}, {found['targets']['mean']:.0f} targets"
@@ -87,27 +87,33 @@ def cold_gain(results: dict[str, Any], name: str) -> Values:
 
 def paper_figures(paper: dict[str, Any], parts: dict[str, Any], name: str) -> Values:
     """What the published method reaches, and ours over it; what it does without each part."""
+    reference = paper["reference"]
+    told = {
+        "": (paper, reference, "ours"),
+        "id_only.": (paper, reference, "id-only"),
+        "ours.": (paper, "ours", "ours"),
+    }
+    told |= {f"{row['variant']}.": (parts, row["variant"], "ours") for row in parts["rows"]}
     values: Values = {}
-    for results in (paper, parts):
-        seeds = f"mean of {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}"
-        for row in results["rows"]:
-            label = row["variant"]
-            if results is paper and label == results["reference"]:
-                label = "" if row["model"] == "ours" else "id_only"
-            elif row["model"] == "id-only":
-                continue
-            for ending, (protocol, group, metric) in PAPER_METRICS.items():
-                found = row["protocols"][protocol][group][metric]["mean"]
-                values[".".join(filter(None, (name, "paper", label, ending)))] = (found, seeds)
     for ending, (protocol, group, metric) in PAPER_METRICS.items():
-        over = _ratio(paper, "ours", paper["reference"], group, metric, protocol)
+        for label, (results, variant, model) in told.items():
+            cell = _cells(results, variant, protocol, model)[group][metric]
+            values[f"{name}.paper.{label}{ending}"] = (cell["mean"], _seeds(results))
+        over = _ratio(paper, "ours", reference, group, metric, protocol)
         values[f"{name}.ours_over_paper.{ending}"] = over
     return values
 
 
-def _cells(results: dict[str, Any], variant: str, protocol: str = "full") -> dict[str, Any]:
+def _seeds(results: dict[str, Any]) -> str:
+    count = len(results["seeds"])
+    return f"mean of {count} seeds" if count > 1 else "1 seed"
+
+
+def _cells(
+    results: dict[str, Any], variant: str, protocol: str = "full", model: str = "ours"
+) -> dict[str, Any]:
     rows = {(row["variant"], row["model"]): row["protocols"] for row in results["rows"]}
-    cells: dict[str, Any] = rows[variant, "ours"][protocol]
+    cells: dict[str, Any] = rows[variant, model][protocol]
     return cells
 
 

@@ -15,7 +15,7 @@ from models.encoder import BATCH_TOKENS, Encoder, Tokens, batches_by_length
 from training import JobError
 from training.recipe import write_atomically
 
-FLUSH_S = 10.0  # between what is noted as stored, which a kill does not take
+FLUSH_S = 10.0  # between notes of what is stored; a kill costs no more than that
 CLOSE = 0.02  # of the vectors' length, by which bfloat16 may be off
 SAMPLE = 4  # prompts that this is seen of
 
