@@ -125,6 +125,7 @@ class Bundle:
                 "attention": manifest.attention,
                 "dtype": self.dtype,
                 "quantisation": SCHEME if self.dtype == "int8" else None,
+                **({"lower_layer": manifest.lower_layer} if manifest.lower_layer else {}),
             }
         )
         self._encoder = encoder
@@ -185,6 +186,7 @@ class Bundle:
             dtype,
             manifest.max_tokens,
             manifest.attention,
+            manifest.lower_layer,
         )
         catalogue = Catalogue(read_items(folder / "items.jsonl"))
         llm_vectors: Floats = load_arrays(folder / "llm_vectors.safetensors")["llm"]

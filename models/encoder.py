@@ -115,6 +115,12 @@ class Encoder(nn.Module):
         attention: `native` is the LLM's own, causal in a decoder; `bidirectional` lets every
             token see the whole prompt (LLM2Vec, COLM 2024, arXiv 2404.05961, section 2.1), which
             a decoder has to be tuned for.
+        lower_layer: where it is not 0, pool the states after so many layers, too: through the
+            LLM's last norm, so that both are of one scale, and before the last layer's, so that D
+            is twice the LLM's width. Below what was tuned, they are still the LLM's own.
+
+    Raises:
+        LLMError: there is no such layer below the last, or the LLM is no decoder.
     """
 
     def __init__(
@@ -123,10 +129,14 @@ class Encoder(nn.Module):
         tokenizer: Any,  # noqa: ANN401 - transformers is untyped here
         max_tokens: int = MAX_TOKENS,
         attention: Attention = "native",
+        lower_layer: int = 0,
     ) -> None:
         super().__init__()
         self.attention = attention
+        self.lower_layer = lower_layer
         self.llm = llm
+        if lower_layer:
+            check_lower_layer(llm, lower_layer)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         bare = tokenizer("x", add_special_tokens=False)["input_ids"]
@@ -149,6 +159,7 @@ class Encoder(nn.Module):
         dtype: DTypeName = "auto",
         max_tokens: int = MAX_TOKENS,
         attention: Attention = "native",
+        lower_layer: int = 0,
     ) -> "Encoder":
         """The encoder of an LLM folder, its LoRA adapter merged in fp32 before the cast to dtype.
 
@@ -166,13 +177,13 @@ class Encoder(nn.Module):
         tokenizer = load_tokenizer(folder)
         if dtype == "int8" and not quantise(model, [tokenizer(text).input_ids for text in TEXTS]):
             raise LLMError(f"{folder}: {type(model).__name__} has no linear maps to make int8")
-        return cls(model, tokenizer, max_tokens, attention)
+        return cls(model, tokenizer, max_tokens, attention, lower_layer)
 
     @property
     def dim(self) -> int:
         """Width of the LLM vectors (D)."""
         width: int = self.llm.config.hidden_size  # type: ignore[union-attr, assignment]
-        return width
+        return width if not self.lower_layer else 2 * width
 
     @property
     def dtype(self) -> torch.dtype:
@@ -262,10 +273,16 @@ class Encoder(nn.Module):
                 read = {"input_ids": ids.to(device)}
             else:
                 read = {"inputs_embeds": pad_sequence(list(inputs), batch_first=True).to(device)}
-            states: Tensor = self.llm(
-                **read, attention_mask=self._mask(mask).to(device), use_cache=False
-            ).last_hidden_state
-        return states
+            return self._run(**read, attention_mask=self._mask(mask).to(device))
+
+    def _run(self, **read: object) -> Tensor:
+        """The states that are pooled, of what the LLM reads: (B, T, D)."""
+        if not self.lower_layer:
+            last: Tensor = self.llm(**read, use_cache=False).last_hidden_state
+            return last
+        found = self.llm(**read, use_cache=False, output_hidden_states=True)
+        lower = self.llm.norm(found.hidden_states[self.lower_layer])  # type: ignore[operator]
+        return torch.cat([lower, found.last_hidden_state], dim=-1)
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids padded on the right, and 1 where there are any, 0 on padding: (B, T) int64."""
@@ -325,10 +342,7 @@ class Encoder(nn.Module):
         device = next(self.llm.parameters()).device
         with _out_of_memory_told(*ids.shape):
             # No mask: what is causal does not see the padding on its right.
-            states: Tensor = self.llm(
-                input_ids=ids.to(device), past_key_values=shared, use_cache=False
-            ).last_hidden_state
-        return states
+            return self._run(input_ids=ids.to(device), past_key_values=shared)
 
     def _mask(self, mask: Tensor) -> Tensor:
         """What the LLM is handed for a (B, T) mask of the tokens that are there."""
@@ -376,6 +390,27 @@ class Encoder(nn.Module):
             np.array([each.own for each in tokens], np.int32),
             [each.cut for each in tokens],
             1 - sum(lengths) / run if run else 0.0,
+        )
+
+
+def check_lower_layer(llm: nn.Module, lower_layer: int) -> None:
+    """See that an LLM has a layer of that number, counted from 1, below its last.
+
+    Raises:
+        LLMError: it has not.
+    """
+    layers = getattr(llm, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not isinstance(
+        getattr(llm, "norm", None), nn.Module
+    ):
+        raise LLMError(
+            f"llm.lower_layer={lower_layer}: {type(llm).__name__} is no decoder whose layers and "
+            "last norm are known; leave it out"
+        )
+    if not 1 <= lower_layer < len(layers):
+        raise LLMError(
+            f"llm.lower_layer={lower_layer}: the LLM has {len(layers)} layers; name one from 1 to "
+            f"{len(layers) - 1}"
         )
 
 

@@ -96,6 +96,7 @@ class Manifest(BaseModel):
     pooling: Literal["mean"]
     max_tokens: int
     attention: Attention = Field(description="see models.encoder.Encoder")
+    lower_layer: int = Field(0, description="see models.encoder.Encoder")
     dtype: RuntimeDType = Field(description="the stored LLM vectors ran in it")
     llm_dim: int
     projection: ProjectionSpec
@@ -111,6 +112,8 @@ class Manifest(BaseModel):
     def hash(self) -> str:
         """The hash of all that changes an answer."""
         facts = self.model_dump(mode="json", exclude=NOT_HASHED)
+        if not self.lower_layer:  # as bundles from before it was a setting were hashed
+            del facts["lower_layer"]
         facts["files"] = {
             name: digest
             for name, digest in self.files.items()

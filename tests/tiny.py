@@ -85,6 +85,7 @@ def write_tiny_bundle(
     seed: int = 0,
     include_llm: bool = True,
     attention: Attention = "native",
+    lower_layer: int = 0,
     dtype: RuntimeDType = "float32",
     template: PromptTemplate = TEMPLATE,
     views: Sequence[str] = ("text", "id"),
@@ -99,11 +100,11 @@ def write_tiny_bundle(
         width: of the `text` view.
     """
     catalogue = Catalogue(films(count))
-    encoder = Encoder.load(llm, dtype=dtype, attention=attention)
+    encoder = Encoder.load(llm, dtype=dtype, attention=attention, lower_layer=lower_layer)
     llm_vectors = encoder.encode([template.render(item) for item in catalogue]).vectors
     torch.manual_seed(seed)
     spec = ProjectionSpec(dims=(8, 12, width), scaling="whiten", unit=True, activation="gelu")
-    projection = Projection(LLM_DIM, **dict(spec))
+    projection = Projection(llm_vectors.shape[1], **dict(spec))
     projection.fit(llm_vectors)
     with torch.inference_mode():
         text = projection(torch.from_numpy(llm_vectors)).numpy()
@@ -140,6 +141,7 @@ def write_tiny_bundle(
         template=template,
         max_tokens=128,
         attention=attention,
+        lower_layer=lower_layer,
         dtype=dtype,
         catalogue=catalogue,
         llm_vectors=llm_vectors,

@@ -77,6 +77,13 @@ class LLM(_Section):
     attention: Attention = Field(
         "native", description="or bidirectional: every token sees all, which takes tuning"
     )
+    lower_layer: int = Field(
+        0,
+        ge=0,
+        description="pool the states after so many layers beside those after the last, which makes "
+        "vectors twice as wide; below what scft tunes they keep what the words alone say; 0: the "
+        "last alone",
+    )
 
 
 class SCFT(_Section):
@@ -320,7 +327,10 @@ class RunConfig(_Section):
         unsaid = {"chunk_items", "gradient_checkpointing"}
         if self.scft.quantise is None:
             unsaid.add("quantise")
-        told = self.model_dump_json(include=set(sections), exclude={"scft": unsaid})
+        excluded = {"scft": unsaid}
+        if not self.llm.lower_layer:
+            excluded["llm"] = {"lower_layer"}
+        told = self.model_dump_json(include=set(sections), exclude=excluded)
         return json.loads(told)  # type: ignore[no-any-return]
 
 

@@ -66,6 +66,7 @@ def export(run: Run) -> Step:
         template=config.template,
         max_tokens=config.llm.max_tokens,
         attention=config.llm.attention,
+        lower_layer=config.llm.lower_layer,
         dtype=encoded.facts["dtype"],
         catalogue=catalogue,
         llm_vectors=read_llm_vectors(encoded),

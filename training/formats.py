@@ -89,6 +89,11 @@ def _write_model(run: Run, trained: Trained, folder: Path) -> None:
         raise JobError(
             f'llm.attention is "{config.llm.attention}", which sentence-transformers cannot be told'
         )
+    if config.llm.lower_layer:
+        raise JobError(
+            f"llm.lower_layer is {config.llm.lower_layer}, "
+            "which sentence-transformers cannot be told"
+        )
     # In what the catalogue's vectors were made with: others lie beside them, not among them.
     dtype = run.finished("encode").facts["dtype"]
     if dtype == "int8":

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from models.encoder import Encoder
 from models.item import Catalogue
 from models.llm import LLMError, defining_files
 from training import JobError
@@ -23,6 +22,7 @@ from training.machine import GIB, cores, cpu, free_disk, memory
 from training.prepare import preview, read_prepared
 from training.rat import sequence_spec, trained_views
 from training.recipe import BEFORE, DONE, MADE, Damaged, Run
+from training.run_llm import RunLLM
 from training.run_report import ITEMS_SHOWN
 from training.scft import CALIBRATION_STEPS, step_seconds
 from training.views import epoch_seconds
@@ -152,9 +152,7 @@ def _measure(run: Run, left: Sequence[str], found: Prepared) -> Measured:
     if folder is None or not reads:
         return Measured(epoch_s=epochs)
     print("measuring: the LLM on some items", file=sys.stderr)  # noqa: T201
-    encoder = Encoder.load(
-        folder, None, config.llm.dtype, config.llm.max_tokens, config.llm.attention
-    )
+    encoder = RunLLM(folder, None, config.llm).load()
     prompts = [config.template.render(item) for item in catalogue[:ENCODED]]
     encoder.encode(prompts[:2])  # the first call sets up more than it does
     started = time.monotonic()

@@ -59,7 +59,12 @@ class RunLLM(NamedTuple):
             "dtype": self.dtype,
             "max_tokens": self.spec.max_tokens,
             "attention": self.spec.attention,
+            **({"lower_layer": self.spec.lower_layer} if self.spec.lower_layer else {}),
         }
+
+    def last_layer(self) -> "RunLLM":
+        """The same with no lower layer's states pooled beside the last's."""
+        return self._replace(spec=self.spec.model_copy(update={"lower_layer": 0}))
 
     def settled(self) -> "RunLLM":
         """The same in any process: paths absolute, and the dtype that `auto` is here."""
@@ -78,5 +83,10 @@ class RunLLM(NamedTuple):
         """
         spec = self.spec
         return Encoder.load(
-            self.folder, self.adapter, dtype or spec.dtype, spec.max_tokens, spec.attention
+            self.folder,
+            self.adapter,
+            dtype or spec.dtype,
+            spec.max_tokens,
+            spec.attention,
+            spec.lower_layer,
         )

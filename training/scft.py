@@ -72,8 +72,9 @@ def scft(run: Run) -> Step:
         known = np.flatnonzero(everywhere.any(axis=1))
         places = everywhere[known]
     trained = [catalogue[row] for row in known]
+    # What is pooled beside the last layer is not tuned.
     made = {
-        **RunLLM(folder, None, config.llm).facts(),
+        **RunLLM(folder, None, config.llm).last_layer().facts(),
         "prompts": digest([config.template.render(item).text for item in trained]),
         "scft": config.facts("scft")["scft"],
         "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),

@@ -29,6 +29,7 @@ from models.encoder import (
     Encoder,
     Tokens,
     batches_by_length,
+    check_lower_layer,
     runtime_device,
     runtime_dtype,
 )
@@ -112,6 +113,8 @@ class Tuner:
         self.batches = len(items) // self.size  # of one epoch
         self.llm = self._load(folder)
         tokenizer, limit = load_tokenizer(folder), config.llm.max_tokens
+        if config.llm.lower_layer:  # said now, and not when all is tuned
+            check_lower_layer(self.llm, config.llm.lower_layer)
         plain = Encoder(self.llm, tokenizer, limit, config.llm.attention)
         self._epoch = -1
         self._order: list[NDArray[np.int64]] = []  # batches of that epoch

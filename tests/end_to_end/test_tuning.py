@@ -75,6 +75,24 @@ def test_vectors_of_a_tuned_llm_are_those_that_it_was_tuned_to(
     assert np.abs(vectors - untuned).max() > 0.01
 
 
+def test_what_the_words_alone_say_may_stay_beside_what_was_tuned(
+    tmp_path: Path, tiny_llm: Path
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    settings = ["scft.layers=1", "scft.steps=7", "llm.lower_layer=1"]
+    for step in ("prepare", "scft", "encode"):
+        assert main([step, "--config", str(config), *changes(*settings)]) == 0
+
+    run = Run(read_config(config, [*SETTINGS, *settings], None))
+    catalogue, _ = read_prepared(run)
+    vectors = read_llm_vectors(run.finished("encode"))
+    prompts = [run.config.template.render(item) for item in catalogue]
+    untuned = Encoder.load(tiny_llm, dtype="float32", lower_layer=1).encode(prompts).vectors
+    words = vectors.shape[1] // 2
+    np.testing.assert_allclose(vectors[:, :words], untuned[:, :words], atol=1e-5)
+    assert np.abs(vectors[:, words:] - untuned[:, words:]).max() > 0.01
+
+
 def test_the_hybrid_view_may_stay_on_vectors_of_the_untuned_llm(
     tmp_path: Path, tiny_llm: Path
 ) -> None:
@@ -175,7 +193,12 @@ def test_an_adapter_does_not_depend_on_what_is_trained_after_it(
     data = write_data(tmp_path / "data", predictable=True)
     before = tuned(tmp_path, data, tiny_llm)
 
-    after = tuned(tmp_path, data, tiny_llm, "rat.text.principal=3", "rat.content.latest=2")
+    after = tuned(
+        tmp_path,
+        data,
+        tiny_llm,
+        *("llm.lower_layer=1", "rat.text.principal=3", "rat.content.latest=2"),
+    )
 
     assert before == after
 
@@ -232,3 +255,15 @@ def test_more_layers_than_the_llm_has_are_refused(
     assert main(["scft", "--config", str(config), *changes("scft.layers=5")]) == 1
 
     assert "scft.layers=5: the LLM has 2" in capsys.readouterr().err
+
+
+def test_a_lower_layer_that_the_llm_has_not_is_refused_before_it_is_tuned(
+    tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
+    assert main(["prepare", "--config", str(config)]) == 0
+
+    assert main(["scft", "--config", str(config), "--set", "llm.lower_layer=2"]) == 1
+
+    assert "llm.lower_layer=2: the LLM has 2 layers; name one" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "scft" / "metrics.jsonl").exists()

@@ -109,6 +109,28 @@ def test_a_bundle_reads_items_with_the_attention_that_it_was_exported_with(
     assert both.encoder_hash != bundle.encoder_hash
 
 
+def test_a_bundle_pools_the_lower_layer_that_it_was_exported_with(
+    tiny_llm: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    both = Bundle.open(
+        write_tiny_bundle(tmp_path / "both", tiny_llm, lower_layer=1), dtype="float32"
+    )
+
+    encoded = both.encode([both.prompt(item) for item in both.catalogue])
+
+    np.testing.assert_allclose(encoded.vectors, both.llm_vectors, atol=1e-5)
+    assert both.manifest.llm_dim == 2 * bundle.manifest.llm_dim
+    assert both.encoder_hash != bundle.encoder_hash
+
+
+def test_a_bundle_from_before_a_lower_layer_could_be_named_opens(copy: Path) -> None:
+    fields = json.loads((copy / "manifest.json").read_text())
+    del fields["lower_layer"]
+    (copy / "manifest.json").write_text(json.dumps(fields))
+
+    assert Bundle.open(copy).bundle_hash == fields["bundle_hash"]
+
+
 def test_the_encoder_hash_depends_on_the_runtime_dtype(bundle: Bundle, tiny_bundle: Path) -> None:
     half = Bundle.open(tiny_bundle, dtype="bfloat16")
 

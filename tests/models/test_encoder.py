@@ -120,6 +120,30 @@ def test_a_vector_is_the_mean_over_the_items_own_tokens(encoder: Encoder) -> Non
     assert encoded.tokens.tolist() == [3]
 
 
+def test_a_lower_layers_states_are_pooled_before_those_of_the_last(
+    tiny_llm: Path, encoder: Encoder
+) -> None:
+    both = Encoder.load(tiny_llm, dtype="float32", lower_layer=1)
+    ids = torch.tensor([both.tokenizer("abcde")["input_ids"]])
+    with torch.inference_mode():
+        states = both.llm(input_ids=ids, output_hidden_states=True).hidden_states[1][0]
+        lower = both.llm.norm(states)[2:].mean(dim=0).numpy()
+
+    vectors = both.encode([Prompt("ab", "cde", (("title", 3),))]).vectors
+
+    last = encoder.encode([Prompt("ab", "cde", (("title", 3),))]).vectors
+    np.testing.assert_allclose(vectors, np.concatenate([lower[None], last], axis=1), atol=1e-5)
+    assert both.dim == 2 * encoder.dim
+
+
+@pytest.mark.parametrize("layer", [2, 5])
+def test_a_lower_layer_is_one_below_the_last(tiny_llm: Path, layer: int) -> None:
+    with pytest.raises(
+        LLMError, match=f"lower_layer={layer}: the LLM has 2 layers; name .* 1 to 1"
+    ):
+        Encoder.load(tiny_llm, dtype="float32", lower_layer=layer)
+
+
 def test_text_beyond_the_limit_is_cut_and_its_attributes_are_named(tiny_llm: Path) -> None:
     short = Encoder.load(tiny_llm, dtype="float32", max_tokens=len("title is Sea; br"))
     template = PromptTemplate(priority=("title",))
@@ -148,6 +172,27 @@ def test_a_merged_adapter_gives_the_vectors_of_the_unmerged_one(
     expected = unmerged.encode(prompts(3)).vectors
     np.testing.assert_allclose(merged.encode(prompts(3)).vectors, expected, atol=1e-5)
     assert not np.allclose(expected, plain.encode(prompts(3)).vectors, atol=1e-3)
+
+
+def test_below_the_layers_that_were_tuned_the_states_are_the_llms_own(
+    tiny_llm: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    upper = ["layers.1.self_attn.q_proj", "layers.1.mlp.up_proj"]
+    tuned = get_peft_model(
+        load_model(tiny_llm, torch.float32),
+        LoraConfig(r=2, target_modules=upper, init_lora_weights=False),
+    )
+    tuned.save_pretrained(str(tmp_path))
+
+    before = Encoder.load(tiny_llm, dtype="float32", lower_layer=1).encode(prompts(3)).vectors
+    after = (
+        Encoder.load(tiny_llm, tmp_path, dtype="float32", lower_layer=1).encode(prompts(3)).vectors
+    )
+
+    width = before.shape[1] // 2
+    np.testing.assert_array_equal(after[:, :width], before[:, :width])
+    assert not np.allclose(after[:, width:], before[:, width:], atol=1e-3)
 
 
 def test_batches_hold_every_position_once_and_keep_the_budget() -> None:

@@ -39,11 +39,12 @@ def prompts() -> list[Prompt]:
     return [*map(TEMPLATE.render, films(5)), Prompt(TEMPLATE.instruction, "x", (("title", 1),))]
 
 
+@pytest.mark.parametrize("lower_layer", [0, 1])
 @pytest.mark.parametrize("attention", ["native", "bidirectional"])
 def test_padding_is_invisible_whichever_way_tokens_see_each_other(
-    llm: Path, attention: Attention
+    llm: Path, attention: Attention, lower_layer: int
 ) -> None:
-    encoder = Encoder.load(llm, dtype="float32", attention=attention)
+    encoder = Encoder.load(llm, dtype="float32", attention=attention, lower_layer=lower_layer)
 
     together = encoder.encode(prompts()).vectors
 
@@ -52,11 +53,12 @@ def test_padding_is_invisible_whichever_way_tokens_see_each_other(
     assert np.ptp(together, axis=0).max() > 0.01  # items differ
 
 
+@pytest.mark.parametrize("lower_layer", [0, 1])
 @pytest.mark.parametrize("instruction", ["A film: ", TEMPLATE.instruction])  # in a window, and not
 def test_an_instruction_read_once_gives_the_vectors_of_one_read_every_time(
-    llm: Path, instruction: str
+    llm: Path, instruction: str, lower_layer: int
 ) -> None:
-    encoder = Encoder.load(llm, dtype="float32")
+    encoder = Encoder.load(llm, dtype="float32", lower_layer=lower_layer)
     batch = encoder.tokenise([Prompt(instruction, each.body, each.ends) for each in prompts()])
 
     with torch.inference_mode():
