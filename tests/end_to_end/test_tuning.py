@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.bundle import Bundle
 from models.encoder import Encoder
 from tests.end_to_end.conftest import write_config, write_data
 from training.__main__ import main
@@ -76,12 +77,12 @@ def test_vectors_of_a_tuned_llm_are_those_that_it_was_tuned_to(
 
 
 def test_what_the_words_alone_say_may_stay_beside_what_was_tuned(
-    tmp_path: Path, tiny_llm: Path
+    tmp_path: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path, write_data(tmp_path / "data", predictable=True), tiny_llm)
-    settings = ["scft.layers=1", "scft.steps=7", "llm.lower_layer=1"]
-    for step in ("prepare", "scft", "encode"):
-        assert main([step, "--config", str(config), *changes(*settings)]) == 0
+    few = ("rat.sequence.max_epochs=2", "rat.text.max_epochs=2")
+    settings = ["scft.layers=1", "scft.steps=7", "llm.lower_layer=1", *few]
+    assert main(["run", "--config", str(config), *changes(*settings)]) == 0
 
     run = Run(read_config(config, [*SETTINGS, *settings], None))
     catalogue, _ = read_prepared(run)
@@ -91,6 +92,11 @@ def test_what_the_words_alone_say_may_stay_beside_what_was_tuned(
     words = vectors.shape[1] // 2
     np.testing.assert_allclose(vectors[:, :words], untuned[:, :words], atol=1e-5)
     assert np.abs(vectors[:, words:] - untuned[:, words:]).max() > 0.01
+    bundle = Bundle.open(tmp_path / "run" / "bundle")
+    np.testing.assert_allclose(bundle.encode(prompts).vectors, vectors, atol=1e-5)
+    other = ["export", "--format", "sentence-transformers", "--config", str(config)]
+    assert main([*other, *changes(*settings)]) == 1
+    assert "llm.lower_layer is 1, which sentence-transformers" in capsys.readouterr().err
 
 
 def test_the_hybrid_view_may_stay_on_vectors_of_the_untuned_llm(
