@@ -183,7 +183,7 @@ class Encoder(nn.Module):
     def dim(self) -> int:
         """Width of the LLM vectors (D)."""
         width: int = self.llm.config.hidden_size  # type: ignore[union-attr, assignment]
-        return width if not self.lower_layer else 2 * width
+        return 2 * width if self.lower_layer else width
 
     @property
     def dtype(self) -> torch.dtype:
