@@ -156,27 +156,28 @@ def read_llm_vectors(step: Step) -> NDArray[np.float32]:
 def read_untuned_vectors(run: Run) -> NDArray[np.float32]:
     """The same of the LLM as it was before `scft`; encoded first, where no run has done it yet.
 
-    Of its last layer alone, so that runs share them; those of the encode step where no LLM is
-    tuned.
+    Of its last layer alone, so that runs share them; those of the encode step where that is the
+    same.
 
     Raises:
         JobError: the encode step is not finished, or the LLM gives a vector that is not finite.
     """
-    encoded = run.finished("encode")
-    if run.config.encode.vectors == "tf-idf" or not run.finished("scft").facts["adapter"]:
+    encoded, config = run.finished("encode"), run.config
+    changed = run.finished("scft").facts["adapter"] or config.llm.lower_layer
+    if config.encode.vectors == "tf-idf" or not changed:
         return read_llm_vectors(encoded)
     with _vectors(run, RunLLM.untuned(run).last_layer(), read_prepared(run)[0]) as shared:
         return _read(shared.folder)
 
 
 def read_untuned_vectors_of(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The same of some of the catalogue's places (m,) alone, ascending: (m, d_llm)."""
+    """What `encode` would have given without `scft`, of some places (m,), ascending: (m, d_llm)."""
     encoded = run.finished("encode")
     if run.config.encode.vectors == "tf-idf" or not run.finished("scft").facts["adapter"]:
         return read_llm_vectors(encoded)[rows]
     catalogue = read_prepared(run)[0]
     some = Catalogue(catalogue[place] for place in rows.tolist())
-    with _vectors(run, RunLLM.untuned(run).last_layer(), some) as shared:
+    with _vectors(run, RunLLM.untuned(run), some) as shared:
         return _read(shared.folder)
 
 

@@ -72,7 +72,7 @@ def scft(run: Run) -> Step:
         known = np.flatnonzero(everywhere.any(axis=1))
         places = everywhere[known]
     trained = [catalogue[row] for row in known]
-    # What is pooled beside the last layer is not tuned.
+    # The loss reads the last layer alone.
     made = {
         **RunLLM(folder, None, config.llm).last_layer().facts(),
         "prompts": digest([config.template.render(item).text for item in trained]),
