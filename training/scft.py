@@ -13,7 +13,6 @@ another run that tunes the same LLM on the same items finds it.
 """
 
 import functools
-import hashlib
 import logging
 import shutil
 import tempfile
@@ -65,19 +64,22 @@ def scft(run: Run) -> Step:
     if config.scft.steps == 0:
         step.finish(steps=0, adapter=None, llm=str(folder))
         return step
-    places = None
+    places = told = None
     known = np.flatnonzero(split.counts[1:])
     if config.scft.objective == "places":
-        everywhere = collaborative_places(split.train, len(catalogue), NeighboursSpec())
+        spec = NeighboursSpec()
+        everywhere = collaborative_places(split.train, len(catalogue), spec)
         known = np.flatnonzero(everywhere.any(axis=1))
         places = everywhere[known]
+        # By what they are made of: their last digits depend on how many threads made them.
+        told = digest([[history.tolist() for history in split.train], spec.model_dump()])
     trained = [catalogue[row] for row in known]
     # The loss reads the last layer alone.
     made = {
         **RunLLM(folder, None, config.llm).last_layer().facts(),
         "prompts": digest([config.template.render(item).text for item in trained]),
         "scft": config.facts("scft")["scft"],
-        "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),
+        "places": told,
         "seed": config.seed,
     }
     look: Look | None = None

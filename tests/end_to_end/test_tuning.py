@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.encoder import Encoder
 from tests.end_to_end.conftest import write_config, write_data
+from training import scft
 from training.__main__ import main
 from training.config import SCFT, read_config
 from training.content import content_quality
 from training.encode import read_llm_vectors
 from training.interactions import Split
+from training.places import collaborative_places
 from training.prepare import read_prepared
 from training.recipe import Run
 from training.tuner import Tuner
@@ -212,6 +215,27 @@ def test_an_adapter_does_not_depend_on_what_is_trained_after_it(
     )
 
     assert before == after
+
+
+def test_an_adapter_is_found_again_where_other_threads_give_places_other_last_digits(
+    tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def almost(*given: Any) -> NDArray[np.float32]:  # noqa: ANN401
+        return collaborative_places(*given) * np.float32(1 + 1e-6)
+
+    data = write_data(tmp_path / "data", predictable=True)
+    places = 'scft.objective="places"'
+    before = tuned(tmp_path, data, tiny_llm, places)
+    (tmp_path / "run" / "scft" / "done.json").unlink()
+    monkeypatch.setattr(scft, "collaborative_places", almost)
+
+    after = tuned(tmp_path, data, tiny_llm, places)
+
+    assert before == after
+    interactions = data / "interactions.csv"
+    lines = interactions.read_text().splitlines(keepends=True)
+    interactions.write_text("".join(lines[:1] + lines[7:]))  # others, who have other places
+    assert len(tuned(tmp_path, data, tiny_llm, places)) == 1 + len(before)
 
 
 def test_an_adapter_tells_every_setting_that_it_was_made_with(
